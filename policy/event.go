@@ -1,0 +1,35 @@
+package policy
+
+import "time"
+
+// An Event is one line of the audit (contract 7). Zero fields are absent from
+// the line. Seq and Prev are the writer's.
+type Event struct {
+	Time       time.Time `json:"time"`
+	Seq        uint64    `json:"seq"`
+	Prev       string    `json:"prev"`
+	Event      string    `json:"event"` // verdict|end|limit|overflow|policy|start|stop
+	Session    string    `json:"session,omitempty"`
+	Agent      string    `json:"agent,omitempty"`
+	ID         string    `json:"id,omitempty"`
+	Layer      string    `json:"layer,omitempty"`
+	Verdict    string    `json:"verdict,omitempty"` // allow|deny|would_deny
+	Rule       string    `json:"rule,omitempty"`
+	Reason     string    `json:"reason,omitempty"`
+	Structural bool      `json:"structural,omitempty"`
+	Query      string    `json:"query,omitempty"`
+	RecordType string    `json:"record_type,omitempty"`
+	Host       string    `json:"host,omitempty"`
+	IP         string    `json:"ip,omitempty"`
+	Port       uint16    `json:"port,omitempty"`
+	Protocol   string    `json:"protocol,omitempty"`
+	Method     string    `json:"method,omitempty"`
+	Path       string    `json:"path,omitempty"`
+	SNI        string    `json:"sni,omitempty"`
+	Process    *Process  `json:"process,omitempty"`
+	Via        string    `json:"via,omitempty"`
+	Count      int       `json:"count,omitempty"`
+	BytesIn    int64     `json:"bytes_in,omitempty"`
+	BytesOut   int64     `json:"bytes_out,omitempty"`
+	DurationMS int64     `json:"duration_ms,omitempty"`
+}
