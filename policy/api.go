@@ -104,7 +104,9 @@ func (s *Snapshot) Flow(f *Facts, addr netip.Addr, cands []Candidate, h *Host) F
 // raw, connect). For hello, connect and request the name in f must be one of
 // cands' names, else the denial is structural; addr may be invalid where it
 // is not known yet.
-func (s *Snapshot) Content(f *Facts, addr netip.Addr, cands []Candidate, h *Host) Flow { panic("content") }
+func (s *Snapshot) Content(f *Facts, addr netip.Addr, cands []Candidate, h *Host) Flow {
+	panic("content")
+}
 
 // OpenAddr reports whether an address may be an answer for a name that the
 // DNS facts f ask for: whether it is Global, or opened by a rule. The reason
