@@ -1,0 +1,116 @@
+package hostapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of the server. Beyond MaxConns a client waits in the listen queue;
+// a longer body is 413, a longer head 431, a slower one is cut off.
+const (
+	MaxBody       = 1 << 20
+	MaxConns      = 128
+	maxHeader     = 64 << 10
+	headerTimeout = 10 * time.Second
+	callTimeout   = 60 * time.Second // one call that is no stream
+	idleTimeout   = 2 * time.Minute
+)
+
+// maxSocketPath is what sun_path holds beside its NUL.
+const maxSocketPath = 107
+
+// Listen makes the socket at path, mode 0600 from the first moment, in a
+// directory that the caller has made 0700. An existing file is an error: the
+// session's lock says who may remove it.
+func Listen(path string) (*net.UnixListener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("host socket: the path has %d bytes and the kernel takes %d: %s", len(path), maxSocketPath, path)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("host socket: %w", err)
+	}
+	// Nobody else can reach it before this: the directory is 0700.
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("host socket: %w", err)
+	}
+	return l, nil
+}
+
+// CheckDir refuses a directory for the host socket that others than the user
+// could enter or write.
+func CheckDir(path string) error {
+	dir := filepath.Dir(path)
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("host socket directory: %w", &os.PathError{Op: "lstat", Path: dir, Err: err})
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("host socket directory: %s is no directory", dir)
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("host socket directory: %s belongs to uid %d", dir, st.Uid)
+	case st.Mode&0o777 != 0o700:
+		return fmt.Errorf("host socket directory: %s has mode %#o, must be 0700", dir, st.Mode&0o777)
+	}
+	return nil
+}
+
+// A Server serves the API of one session.
+type Server struct {
+	backend Backend
+	http    *http.Server
+	execs   sync.WaitGroup // upgraded connections, which http.Server forgets
+	base    context.Context
+	stop    context.CancelFunc
+}
+
+// NewServer returns a server for b. Nothing is served before Serve.
+func NewServer(b Backend) *Server {
+	s := &Server{backend: b}
+	s.base, s.stop = context.WithCancel(context.Background())
+	s.http = &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return s.base },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, c.(*conn).peer)
+		},
+		// What net/http would say of a broken client is of no use to anyone.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	return s
+}
+
+// Serve answers on l, which it owns, until Close. It returns nil after Close.
+func (s *Server) Serve(l *net.UnixListener) error {
+	err := s.http.Serve(newListener(l))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the host socket: %w", err)
+}
+
+// Close ends the streams, lets running calls finish until ctx ends, and
+// removes the socket.
+func (s *Server) Close(ctx context.Context) {
+	s.stop()
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close()
+	}
+	s.execs.Wait()
+}
