@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // The table of the API: what is asked, what comes back, word for word.
@@ -181,35 +183,36 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// More clients than MaxConns wait; none is lost.
+// With MaxConns streams open a further client waits, and is served when one
+// ends.
 func TestConnectionBound(t *testing.T) {
-	b := &fakeBackend{}
+	b := &fakeBackend{lines: [][]byte{[]byte("1")}, more: make(chan []byte)}
 	_, path := serve(t, b)
-	var idle []net.Conn
+	var cancels []context.CancelFunc
+	var ended sync.WaitGroup
+	got := make(chan struct{})
 	for range MaxConns {
-		c, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		idle = append(idle, c)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		cancels = append(cancels, cancel)
+		ended.Go(func() {
+			NewClient(path).Events(ctx, true, func([]byte) error { got <- struct{}{}; return nil })
+		})
+		<-got
 	}
-	done := make(chan error, 1)
-	go func() { _, err := NewClient(path).Session(t.Context()); done <- err }()
-	select {
-	case err := <-done:
-		// The accept loop may lag behind the dials; then the slot was not taken
-		// yet by an idle one, but at most MaxConns are ever served at once.
-		t.Logf("served before all idle connections were accepted: %v", err)
-		return
-	default:
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := NewClient(path).Session(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a client beyond MaxConns got %v, want to wait", err)
 	}
-	for _, c := range idle {
-		c.Close()
+	cancels[0]()
+	if _, err := NewClient(path).Session(t.Context()); err != nil {
+		t.Errorf("after a stream ended: %v", err)
 	}
-	if err := <-done; err != nil {
-		t.Errorf("the waiting client: %v", err)
+	for _, c := range cancels {
+		c()
 	}
+	ended.Wait()
 }
 
 func TestListenerSlots(t *testing.T) {
