@@ -40,11 +40,15 @@ const Dir = "/home/.world"
 // Home is the home directory of the user that the tests are.
 const Home = "/home/agent"
 
+// The main thread is kept for the main goroutine: /proc/self is its view, the
+// parent-death signal and what drop does belong to a thread, and a goroutine
+// that leaves for another network namespace must not take this one along.
+func init() { runtime.LockOSThread() }
+
 // Main runs m's tests inside the world's namespaces and ends the process.
 // Each prepare function is called once, outside and with the caller's own
 // rights, and puts what the tests need into dir, which is Dir inside.
 func Main(m *testing.M, prepare ...func(dir string) error) {
-	runtime.LockOSThread() // the parent-death signal, and what drop does, belong to this thread
 	if len(os.Args) > 3 && os.Args[1] == dropWord {
 		err := drop(os.Args[2], os.Args[3:])
 		fmt.Fprintln(os.Stderr, "world: start", os.Args[2]+":", err)
@@ -60,7 +64,6 @@ func Main(m *testing.M, prepare ...func(dir string) error) {
 	case "init":
 		code, err = initStage()
 	default:
-		runtime.UnlockOSThread()
 		code = m.Run()
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -82,7 +83,29 @@ func connect(internet *place) error {
 	if err := plug(hostLink, HostV4, HostV6); err != nil {
 		return err
 	}
+	if err := carrier(hostLink); err != nil {
+		return err
+	}
 	return errors.Join(DefaultRoute(true, true), DefaultRoute(false, true))
+}
+
+// carrier waits until a link really sends: the kernel notices a peer that
+// came up by a work item of its own, and drops what is sent before.
+func carrier(link string) error {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s has no carrier", link)
+		}
+		runtime.Gosched()
+	}
 }
 
 func plug(link string, addrs ...netip.Prefix) error {
