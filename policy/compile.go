@@ -1,4 +1,180 @@
 package policy
 
-// compiled is the checked and planned form of a rule's condition.
-type compiled struct{}
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/interpreter"
+)
+
+// costLimit bounds one evaluation of a condition whose cost depends on what
+// the agent sends (macros, patterns, string building). A unit is about one
+// comparison; beyond the limit an allow does not match and a block does.
+const costLimit = 200_000
+
+// compiled is the checked and planned form of a condition.
+type compiled struct {
+	parts  []part   // the top-level || of a block; an allow is one part
+	fields FieldSet // all fields that the condition names
+
+	ip      ipUse
+	port    portUse
+	strings []string // string constants, for what a rule must name in so many words
+}
+
+// part is one planned expression.
+type part struct {
+	prg cel.Program
+	// groups are the field sets of its strict operations. CEL reports only the
+	// first unknown operand of those, so an unknown result is taken to be made
+	// of the whole group.
+	groups []FieldSet
+	bounds bool // evaluated under costLimit
+}
+
+// ipUse says how a condition uses network.ip.
+type ipUse struct {
+	lits   []netip.Prefix // addresses and networks that it is compared with
+	opaque bool           // also used in a way that those do not describe
+}
+
+// portUse says how a condition uses network.port.
+type portUse struct {
+	consts []int64 // numbers that it is compared with
+	ranged bool    // compared by order, not only by ==, != and in
+	opaque bool    // used in a way that the constants do not describe
+}
+
+// A finding is one thing wrong with a condition: where in its text (byte
+// offset), and what.
+type finding struct {
+	off int
+	msg string
+}
+
+// compileCondition checks and plans an expanded condition. A block is split
+// at its top-level ||.
+func compileCondition(env *cel.Env, text string, block bool) (*compiled, []finding) {
+	checked, bad := check(env, text)
+	if bad != nil {
+		return nil, bad
+	}
+	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) {
+		return nil, []finding{{0, fmt.Sprintf("the condition is of type %s, not bool", cel.FormatCELType(t))}}
+	}
+	native := checked.NativeRep()
+	c, bad := inspect(native, text)
+	if bad != nil {
+		return nil, bad
+	}
+	exprs := []ast.Expr{native.Expr()}
+	if block {
+		exprs = splitOr(native.Expr(), nil)
+	}
+	for _, e := range exprs {
+		p, err := plan(env, native, e)
+		if err != nil {
+			return nil, []finding{{exprOffset(native, e, text), err.Error()}}
+		}
+		c.parts = append(c.parts, p)
+	}
+	return c, nil
+}
+
+// check parses and type-checks one expression of any type.
+func check(env *cel.Env, text string) (*cel.Ast, []finding) {
+	parsed, iss := env.Parse(text)
+	if iss.Err() != nil {
+		return nil, celFindings(iss, text)
+	}
+	if bad := undefined(parsed.NativeRep(), text); bad != nil {
+		return nil, bad
+	}
+	checked, iss := env.Check(parsed)
+	if iss.Err() != nil {
+		return nil, celFindings(iss, text)
+	}
+	return checked, nil
+}
+
+// plan makes a program of one sub-expression of a checked condition.
+// cel-go's constant folding stays off: see foldCIDR.
+func plan(env *cel.Env, whole *ast.AST, e ast.Expr) (part, error) {
+	p := part{groups: strictGroups(e, nil), bounds: needsLimit(e)}
+	opts := []cel.ProgramOption{
+		cel.OptimizeRegex(interpreter.MatchesRegexOptimization),
+		cel.CustomDecoratorV2(foldCIDR),
+	}
+	if p.bounds {
+		opts = append(opts, cel.CostLimit(costLimit))
+	}
+	sub := ast.NewCheckedAST(ast.NewAST(e, whole.SourceInfo()), whole.TypeMap(), whole.ReferenceMap())
+	prg, err := env.PlanProgram(sub, opts...)
+	if err != nil {
+		return p, fmt.Errorf("cannot plan the condition: %w", err)
+	}
+	p.prg = prg
+	return p, nil
+}
+
+// splitOr appends the operands of e's top-level ||.
+func splitOr(e ast.Expr, out []ast.Expr) []ast.Expr {
+	if e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.LogicalOr {
+		for _, a := range e.AsCall().Args() {
+			out = splitOr(a, out)
+		}
+		return out
+	}
+	return append(out, e)
+}
+
+var undeclaredRef = regexp.MustCompile(`^undeclared reference to '([^']*)'`)
+
+// celFindings turns cel-go's issues into ours: one line each, without its
+// container suffix and its own suggestions.
+func celFindings(iss *cel.Issues, text string) []finding {
+	var out []finding
+	for _, e := range iss.Errors() {
+		msg := strings.TrimSpace(strings.SplitN(e.Message, "\n", 2)[0])
+		if m := undeclaredRef.FindStringSubmatch(msg); m != nil {
+			msg = "undefined identifier '" + m[1] + "'" + suggest(m[1], functionNames)
+		}
+		msg = strings.TrimPrefix(msg, "Syntax error: ")
+		out = append(out, finding{locOffset(e.Location, text), msg})
+	}
+	if len(out) == 0 {
+		out = append(out, finding{0, strings.SplitN(iss.Err().Error(), "\n", 2)[0]})
+	}
+	return out
+}
+
+// locOffset turns a CEL location (line from 1, column in code points from 0)
+// into a byte offset.
+func locOffset(l common.Location, text string) int {
+	off := 0
+	for line := 1; line < l.Line(); line++ {
+		i := strings.IndexByte(text[off:], '\n')
+		if i < 0 {
+			return max(len(text)-1, 0)
+		}
+		off += i + 1
+	}
+	col := 0
+	for i := range text[off:] {
+		if col == l.Column() {
+			return off + i
+		}
+		col++
+	}
+	return min(off, max(len(text)-1, 0))
+}
+
+func exprOffset(a *ast.AST, e ast.Expr, text string) int {
+	return locOffset(a.SourceInfo().GetStartLocation(e.ID()), text)
+}

@@ -2,6 +2,9 @@ package policy
 
 import (
 	"net/netip"
+
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 )
 
 // A Layer is a step of a flow at which a verdict is asked for.
@@ -160,7 +163,7 @@ type HTTP struct {
 type Facts struct {
 	layer  Layer
 	state  [NumFields]State
-	val    [NumFields]any // string, int64, bool, []string, map[string]string
+	val    [NumFields]ref.Val // of the known fields, as CEL has them
 	grants []Grant
 	name   string // the flow's name where it has one; "" otherwise
 }
@@ -171,14 +174,27 @@ func (f *Facts) Layer() Layer { return f.layer }
 // State returns what is known of a field.
 func (f *Facts) State(x Field) State { return f.state[x] }
 
-// Value returns the value of a known field: string, int64, bool, []string or
-// map[string]string; nil otherwise.
-func (f *Facts) Value(x Field) any { return f.val[x] }
+// Value returns the value of a known field: string, int64, bool, []string,
+// map[string]string or map[string]any; nil otherwise.
+func (f *Facts) Value(x Field) any {
+	if f.val[x] == nil {
+		return nil
+	}
+	return f.val[x].Value()
+}
+
+// text returns the value of a known string field, "" otherwise.
+func (f *Facts) text(x Field) string {
+	s, _ := f.val[x].(types.String)
+	return string(s)
+}
 
 // Name returns the flow's bound name, "" where it has none.
 func (f *Facts) Name() string { return f.name }
 
-func (f *Facts) set(x Field, v any) { f.state[x] = Known; f.val[x] = v }
+func (f *Facts) set(x Field, v any) {
+	f.state[x], f.val[x] = Known, types.DefaultTypeAdapter.NativeToValue(v)
+}
 
 // Hide turns a field into a given unknown state; tests and explain use it.
 func (f *Facts) Hide(x Field, s State) { f.state[x] = s; f.val[x] = nil }

@@ -87,6 +87,9 @@ type Host struct {
 	Addrs   []netip.Addr   // the host's own addresses: Restricted
 	OnLink  []netip.Prefix // on-link networks of the host: at least Private
 	Session []netip.Prefix // subnet, gateway and service addresses of the session: Never
+	// Synthetic addresses stand for names that only an upstream proxy can
+	// resolve. They never leave, and count as Global.
+	Synthetic []netip.Prefix
 }
 
 // A Cell is one derived element of the kernel's maps: what nft passes.

@@ -1,0 +1,189 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Cells derives the kernel's share for one (name, address) with its grants:
+// each (protocol, port range) for which Flow is not Deny, with every value of
+// process.* possible. name may be "" for an address known without a name. The
+// cells are a superset; ICMP has one cell with ports 0 to 0.
+func (s *Snapshot) Cells(who Who, name string, addr netip.Addr, grants []Grant, h *Host) []Cell {
+	if s == nil || !addr.IsValid() {
+		return nil
+	}
+	addr = addr.Unmap().WithZone("")
+	p := newProbe(who, name, grants)
+	p.at(addr)
+	rules := p.relevant(s.rules)
+	return p.cells(rules, addr, classRange(addr, h).class, h, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
+}
+
+// A probe asks what Flow could answer, for whole ranges of what it does not
+// know. Rules that use the address or the port in a way that their constants
+// do not describe get facts in which that field is still open.
+type probe struct {
+	name string
+	// facts by what is open: bit 0 the address, bit 1 the port.
+	facts [4]*Facts
+}
+
+// probed are the fields for which a waiting rule may yet become true at flow.
+const probed = FieldSet(1<<ProcessExe | 1<<ProcessName | 1<<ProcessArgs | 1<<NetworkIP | 1<<NetworkPort | 1<<NetworkProtocol)
+
+func newProbe(who Who, name string, grants []Grant) *probe {
+	p := &probe{name: name}
+	for i := range p.facts {
+		f := NewFacts(LayerFlow, who)
+		f.SetName(name)
+		f.SetGrants(grants)
+		f.states(Later, ProcessExe, ProcessName, ProcessArgs, NetworkIP, NetworkPort, NetworkProtocol)
+		p.facts[i] = f
+	}
+	return p
+}
+
+// at sets the address, and leaves port and protocol open.
+func (p *probe) at(addr netip.Addr) {
+	for i, f := range p.facts {
+		f.states(Later, NetworkPort, NetworkProtocol)
+		if i&1 == 0 {
+			f.set(NetworkIP, addr.String())
+		}
+	}
+}
+
+// on sets protocol and port.
+func (p *probe) on(proto Proto, port int64) {
+	for i, f := range p.facts {
+		f.laterContent()
+		f.SetAddr(netip.Addr{}, uint16(port), proto)
+		if i&2 != 0 && proto != ICMP {
+			f.Hide(NetworkPort, Later)
+		}
+	}
+}
+
+func (p *probe) of(r *Rule) *Facts {
+	i := 0
+	if r.c.ip.opaque {
+		i |= 1
+	}
+	if r.c.port.opaque {
+		i |= 2
+	}
+	return p.facts[i]
+}
+
+// relevant returns the rules that are not false whatever port and protocol
+// are.
+func (p *probe) relevant(rules []*Rule) []*Rule {
+	var out []*Rule
+	for _, r := range rules {
+		var v truth
+		if r.Block {
+			v, _ = r.blocks(p.of(r))
+		} else {
+			v, _, _ = r.allows(p.of(r))
+		}
+		if v != no || r.Mode == ModeDirectIP && len(p.facts[0].grants) > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// first returns the first rule that could let a flow through, or nil.
+func (p *probe) first(rules []*Rule, addr netip.Addr, class Class, h *Host) *Rule {
+	for _, r := range rules {
+		f := p.of(r)
+		if r.Block {
+			if v, _ := r.blocks(f); v != no && v != waiting {
+				return nil
+			}
+			continue
+		}
+		v, waits, _ := r.allows(f)
+		if v != yes && (v != waiting || p.name == "" && waits&probed == 0) {
+			continue // without a name an open word is a deny
+		}
+		if class == Global || r.opens(f, addr, class, h) {
+			return r
+		}
+	}
+	return nil
+}
+
+// cells returns the cells of the prefixes, for which addr stands.
+func (p *probe) cells(rules []*Rule, addr netip.Addr, class Class, h *Host, prefixes []netip.Prefix) []Cell {
+	var out []Cell
+	if len(rules) == 0 {
+		return nil
+	}
+	cuts := portCuts(rules)
+	for _, proto := range []Proto{TCP, UDP, ICMP} {
+		segments := cuts
+		if proto == ICMP {
+			segments = []span{{0, 0}}
+		}
+		start := len(out)
+		for _, seg := range segments {
+			p.on(proto, int64(seg.start))
+			r := p.first(rules, addr, class, h)
+			if r == nil {
+				continue
+			}
+			if n := len(out); n > start && out[n-1].Rule == r.ID && int(out[n-1].PortHigh)+1 == seg.start {
+				out[n-1].PortHigh = uint16(seg.end)
+				continue
+			}
+			out = append(out, Cell{Proto: proto, PortLow: uint16(seg.start), PortHigh: uint16(seg.end), Rule: r.ID})
+		}
+	}
+	all := make([]Cell, 0, len(out)*len(prefixes))
+	for _, prefix := range prefixes {
+		for _, c := range out {
+			c.Prefix = prefix
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// portCuts splits 0 to 65535 at the constants of the rules; within a segment
+// every rule gives the same answer.
+func portCuts(rules []*Rule) []span {
+	starts := map[int]bool{0: true}
+	cut := func(n int64) {
+		for _, at := range []int64{n, n + 1} {
+			if at > 0 && at <= 65535 {
+				starts[int(at)] = true
+			}
+		}
+	}
+	for _, r := range rules {
+		for _, n := range r.c.port.consts {
+			cut(n)
+		}
+		if !r.Block {
+			for _, n := range r.boundPorts() {
+				cut(int64(n))
+			}
+		}
+	}
+	sorted := make([]int, 0, len(starts))
+	for n := range starts {
+		sorted = append(sorted, n)
+	}
+	slices.Sort(sorted)
+	out := make([]span, len(sorted))
+	for i, n := range sorted {
+		end := 65535
+		if i+1 < len(sorted) {
+			end = sorted[i+1] - 1
+		}
+		out[i] = span{n, end}
+	}
+	return out
+}

@@ -1,0 +1,183 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Flow judges a first packet for each live candidate of its address, the name
+// resolved last first, and returns the best. f has address, port, protocol
+// and process set; name and grants are set by Flow. Without candidates the
+// flow is judged without a name. Restricted addresses and the rule that an
+// open word needs a live pin are applied here (Structural).
+func (s *Snapshot) Flow(f *Facts, addr netip.Addr, cands []Candidate, h *Host) Flow {
+	return s.best(f, addr, cands, h)
+}
+
+// Content judges what the bytes of a flow turned out to be (hello, request,
+// raw, connect). For hello, connect and request the name in f must be one of
+// cands' names, else the denial is structural; addr may be invalid where it
+// is not known yet. Bytes without a name (raw, a CONNECT to a literal
+// address) are judged as the flow was, for the best of the candidates.
+func (s *Snapshot) Content(f *Facts, addr netip.Addr, cands []Candidate, h *Host) Flow {
+	if !addr.IsValid() {
+		return s.judge(f, addr, h)
+	}
+	if reason := otherAddress(f, addr); reason != "" {
+		return structural(f.name, reason)
+	}
+	if f.name == "" || f.layer == LayerRaw {
+		if f.layer == LayerRaw || f.layer == LayerConnect {
+			return s.best(f, addr, cands, h)
+		}
+		return s.judge(f, addr, h)
+	}
+	i := slices.IndexFunc(cands, func(c Candidate) bool { return c.Name == f.name })
+	if i < 0 {
+		return structural(f.name, "the name in the bytes is not one that was resolved to this address")
+	}
+	g := f.Clone()
+	g.SetGrants(cands[i].Grants)
+	return s.judge(g, addr, h)
+}
+
+// otherAddress says what is wrong where the bytes name an address by itself
+// and it is not the one that is dialled.
+func otherAddress(f *Facts, addr netip.Addr) string {
+	if f.state[HTTPHost] != Known {
+		return ""
+	}
+	a, err := netip.ParseAddr(f.text(HTTPHost))
+	if err != nil || a.Unmap() == addr.Unmap().WithZone("") {
+		return ""
+	}
+	return "the address in the bytes is not the one that is dialled"
+}
+
+// best judges the facts once per candidate and returns the best word; ties go
+// to the candidate that stands first.
+func (s *Snapshot) best(f *Facts, addr netip.Addr, cands []Candidate, h *Host) Flow {
+	g := f.Clone()
+	if len(cands) == 0 {
+		g.SetName("")
+		g.SetGrants(nil)
+		fl := s.judge(g, addr, h)
+		if fl.Word == Open {
+			return structural("", fl.Reason+", and no name is pinned at the address")
+		}
+		return fl
+	}
+	var top Flow
+	for i, c := range cands {
+		g.SetName(c.Name)
+		g.SetGrants(c.Grants)
+		if fl := s.judge(g, addr, h); i == 0 || fl.Word > top.Word {
+			top = fl
+		}
+		if top.Word == Allow {
+			break
+		}
+	}
+	return top
+}
+
+// judge is Step with what stands beside the rules: the class of the address.
+func (s *Snapshot) judge(f *Facts, addr netip.Addr, h *Host) Flow {
+	if s == nil {
+		return structural(f.name, "no policy is loaded")
+	}
+	fl := Flow{Name: f.name, Grants: f.grants}
+	var rc rangeClass
+	var may []*Rule // the rules that could open a special address
+	var collect func(*Rule)
+	if addr.IsValid() {
+		if rc = classRange(addr, h); rc.class != Global {
+			collect = func(r *Rule) { may = append(may, r) }
+		}
+	}
+	fl.Outcome = walk(s.rules, f, collect)
+	if rc.class != Global {
+		if fl.Word == Allow {
+			may = []*Rule{fl.Rule}
+		}
+		if fl.Word == Deny || !slices.ContainsFunc(may, func(r *Rule) bool { return r.opens(f, addr, rc.class, h) }) {
+			return structural(f.name, closed(fl.Outcome, addr, rc))
+		}
+	}
+	if fl.Word == Allow && (f.layer == LayerFlow || f.layer == LayerConnect) {
+		fl.Literal = !fl.Granted && fl.Rule.onLiteral(f, addr)
+		fl.Unread = fl.Granted || fl.Literal
+	}
+	return fl
+}
+
+func closed(o Outcome, addr netip.Addr, rc rangeClass) string {
+	text := fmt.Sprintf("%s is %s", addr, rc.why)
+	if o.Word != Deny {
+		text += ", which rule " + o.Rule.ID + " does not open"
+	}
+	return text
+}
+
+func structural(name, reason string) Flow {
+	return Flow{Outcome: Outcome{Reason: reason}, Name: name, Structural: true}
+}
+
+// OpenAddr reports whether an address may be an answer for a name that the
+// DNS facts f ask for: whether it is Global, or opened by a rule. The reason
+// says why not. It is generous where a later layer is exact: the flow to the
+// address is judged again.
+func (s *Snapshot) OpenAddr(f *Facts, addr netip.Addr, h *Host) (ok bool, reason string) {
+	rc := classRange(addr, h)
+	if rc.class == Global {
+		return true, ""
+	}
+	if s == nil {
+		return false, "no policy is loaded"
+	}
+	g := f.Clone()
+	g.SetName(f.name)
+	g.set(NetworkIP, addr.Unmap().WithZone("").String())
+	for _, r := range s.rules {
+		if r.Block {
+			if v, _ := r.blocks(g); v != no && v != waiting {
+				break
+			}
+			continue
+		}
+		if v, _, _ := r.allows(g); (v == yes || v == waiting) && r.opens(g, addr, rc.class, h) {
+			return true, ""
+		}
+	}
+	return false, fmt.Sprintf("%s is %s, which no rule opens to this name", addr, rc.why)
+}
+
+// Grants judges the direct_ip rules at dns, once per (address, protocol,
+// port): f are the facts of the DNS question. A rule grants only where the
+// word of the walk with network.* known is Allow by that rule.
+func (s *Snapshot) Grants(f *Facts, addr netip.Addr) []Grant {
+	if s == nil {
+		return nil
+	}
+	var out []Grant
+	var g *Facts
+	for _, r := range s.rules {
+		if r.Block || r.Mode != ModeDirectIP {
+			continue
+		}
+		if g == nil {
+			g = f.Clone()
+			g.SetName(f.name)
+		}
+		for _, port := range r.boundPorts() {
+			for _, proto := range []Proto{TCP, UDP} {
+				g.SetAddr(addr, port, proto)
+				if o := walk(s.rules, g, nil); o.Word == Allow && o.Rule == r {
+					out = append(out, Grant{Rule: r.ID, Proto: proto, Port: port})
+				}
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,211 @@
+package policy
+
+import (
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
+	"cel.dev/cel-go/common/types"
+)
+
+// inspect reads from a checked condition what the kernel's share, the
+// address classes and the warnings need to know. It reports constants that
+// can never be meant.
+func inspect(a *ast.AST, text string) (*compiled, []finding) {
+	c := &compiled{}
+	var bad []finding
+	described := map[int64]bool{} // uses of ip and port that an atom describes
+	visit(a.Expr(), func(e ast.Expr) {
+		switch e.Kind() {
+		case ast.LiteralKind:
+			if s, ok := e.AsLiteral().(types.String); ok {
+				c.strings = append(c.strings, string(s))
+			}
+		case ast.CallKind:
+			if msg := c.atom(e.AsCall(), described); msg != "" {
+				bad = append(bad, finding{exprOffset(a, e, text), msg})
+			}
+		}
+	})
+	visit(a.Expr(), func(e ast.Expr) {
+		x, ok := fieldOf(e)
+		if !ok {
+			return
+		}
+		c.fields = c.fields.With(x)
+		if !described[e.ID()] {
+			c.ip.opaque = c.ip.opaque || x == NetworkIP
+			c.port.opaque = c.port.opaque || x == NetworkPort
+		}
+	})
+	return c, bad
+}
+
+// atom notes a comparison of network.ip or network.port with constants.
+func (c *compiled) atom(call ast.CallExpr, described map[int64]bool) (bad string) {
+	args := call.Args()
+	switch fn := call.FunctionName(); fn {
+	case operators.Equals, operators.NotEquals, operators.Less, operators.LessEquals,
+		operators.Greater, operators.GreaterEquals:
+		ordered := fn != operators.Equals && fn != operators.NotEquals
+		c.compare(args[0], args[1], ordered, described)
+		c.compare(args[1], args[0], ordered, described)
+	case operators.In:
+		if args[1].Kind() != ast.ListKind {
+			return ""
+		}
+		c.member(args[0], args[1].AsList().Elements(), described)
+	case "cidr":
+		if s, ok := literal[types.String](args[0]); ok {
+			if _, err := parseCIDR(string(s)); err != nil {
+				return err.Error()
+			}
+		}
+	case overloads.Contains:
+		c.network(call, described)
+	}
+	return ""
+}
+
+// network notes cidr("…").contains(network.ip).
+func (c *compiled) network(call ast.CallExpr, described map[int64]bool) {
+	t := call.Target()
+	if !call.IsMemberFunction() || t.Kind() != ast.CallKind || t.AsCall().FunctionName() != "cidr" {
+		return
+	}
+	arg := call.Args()[0]
+	s, ok := literal[types.String](t.AsCall().Args()[0])
+	if x, isField := fieldOf(arg); !ok || !isField || x != NetworkIP {
+		return
+	}
+	if p, err := parseCIDR(string(s)); err == nil {
+		c.ip.lits = append(c.ip.lits, p)
+		described[arg.ID()] = true
+	}
+}
+
+// compare notes field OP constant.
+func (c *compiled) compare(field, constant ast.Expr, ordered bool, described map[int64]bool) {
+	x, ok := fieldOf(field)
+	if !ok {
+		return
+	}
+	switch x {
+	case NetworkIP:
+		if !ordered && c.address(constant) {
+			described[field.ID()] = true
+		}
+	case NetworkPort:
+		if n, ok := literal[types.Int](constant); ok {
+			c.port.consts = append(c.port.consts, int64(n))
+			c.port.ranged = c.port.ranged || ordered
+			described[field.ID()] = true
+		}
+	}
+}
+
+// member notes field in [constants].
+func (c *compiled) member(field ast.Expr, elems []ast.Expr, described map[int64]bool) {
+	x, ok := fieldOf(field)
+	if !ok || x != NetworkIP && x != NetworkPort {
+		return
+	}
+	all := true
+	for _, e := range elems {
+		if x == NetworkIP {
+			all = c.address(e) && all
+		} else if n, ok := literal[types.Int](e); ok {
+			c.port.consts = append(c.port.consts, int64(n))
+		} else {
+			all = false
+		}
+	}
+	described[field.ID()] = all
+}
+
+// address notes a string constant that is compared with network.ip. One that
+// is no address is never equal to one, and needs no note.
+func (c *compiled) address(e ast.Expr) bool {
+	s, ok := literal[types.String](e)
+	if !ok {
+		return false
+	}
+	if p, err := parseCIDR(string(s)); err == nil && p.IsSingleIP() && p.Addr().String() == string(s) {
+		c.ip.lits = append(c.ip.lits, p)
+	}
+	return true
+}
+
+func literal[T any](e ast.Expr) (v T, ok bool) {
+	if e.Kind() != ast.LiteralKind {
+		return v, false
+	}
+	v, ok = e.AsLiteral().(T)
+	return v, ok
+}
+
+// fieldOf returns the field that a node of a checked condition stands for.
+// The checker has made one identifier of each dotted field name.
+func fieldOf(e ast.Expr) (Field, bool) {
+	if e.Kind() != ast.IdentKind {
+		return 0, false
+	}
+	x, ok := fieldByName[e.AsIdent()]
+	return x, ok
+}
+
+func visit(e ast.Expr, f func(ast.Expr)) {
+	ast.PreOrderVisit(e, ast.NewExprVisitor(f))
+}
+
+func fieldsOf(e ast.Expr) FieldSet {
+	var s FieldSet
+	visit(e, func(e ast.Expr) {
+		if x, ok := fieldOf(e); ok {
+			s = s.With(x)
+		}
+	})
+	return s
+}
+
+// strictGroups collects the field sets of the topmost nodes below e that are
+// not &&, || or !: inside those CEL names only the first unknown it meets.
+func strictGroups(e ast.Expr, out []FieldSet) []FieldSet {
+	if e.Kind() == ast.CallKind {
+		switch call := e.AsCall(); call.FunctionName() {
+		case operators.LogicalAnd, operators.LogicalOr, operators.LogicalNot:
+			for _, a := range call.Args() {
+				out = strictGroups(a, out)
+			}
+			return out
+		}
+	}
+	if s := fieldsOf(e); s&(s-1) != 0 { // two fields or more
+		out = append(out, s)
+	}
+	return out
+}
+
+// cheap are the operations whose cost does not grow with what the agent sends
+// by more than one pass over it.
+var cheap = map[string]bool{
+	operators.LogicalAnd: true, operators.LogicalOr: true, operators.LogicalNot: true, operators.Conditional: true,
+	operators.Equals: true, operators.NotEquals: true, operators.Less: true, operators.LessEquals: true,
+	operators.Greater: true, operators.GreaterEquals: true, operators.In: true, operators.Index: true,
+	overloads.Size: true, overloads.Contains: true, overloads.StartsWith: true, overloads.EndsWith: true,
+	"domain": true, "cidr": true,
+}
+
+// needsLimit reports whether an expression must be evaluated under the cost
+// limit.
+func needsLimit(e ast.Expr) bool {
+	need := false
+	visit(e, func(e ast.Expr) {
+		switch e.Kind() {
+		case ast.ComprehensionKind:
+			need = true
+		case ast.CallKind:
+			need = need || !cheap[e.AsCall().FunctionName()]
+		}
+	})
+	return need
+}

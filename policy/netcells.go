@@ -1,0 +1,174 @@
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"cel.dev/cel-go/common/types"
+)
+
+// NetCells derives the cells of the interval maps: every literal address and
+// CIDR in a rule, and all addresses where a rule can be a true allow with
+// neither. The result is disjoint: the first rule in order owns a cell.
+//
+// The address space is cut at every literal of the rules and every special
+// range, so that one address stands for the rest of its region.
+func (s *Snapshot) NetCells(who Who, h *Host) []Cell {
+	if s == nil {
+		return nil
+	}
+	p := newProbe(who, "", nil)
+	everywhere, by := p.placed(s.rules)
+	var out []Cell
+	for _, reg := range regions(s.rules, h) {
+		rules := reg.rules(everywhere, by, s.rules)
+		if len(rules) == 0 {
+			continue
+		}
+		rest := subtract(reg.prefix, reg.holes)
+		if len(rest) == 0 {
+			continue
+		}
+		addr := rest[0].Addr()
+		class := classRange(addr, h).class
+		if class == Never {
+			continue
+		}
+		p.at(addr)
+		out = append(out, p.cells(rules, addr, class, h, rest)...)
+	}
+	return out
+}
+
+// placed sorts the rules (by their place in the order) into those that can
+// matter anywhere and those that matter only at their literals.
+func (p *probe) placed(rules []*Rule) (everywhere []int, by map[netip.Prefix][]int) {
+	by = map[netip.Prefix][]int{}
+	for _, f := range p.facts {
+		f.states(Later, NetworkPort, NetworkProtocol)
+	}
+	p.facts[0].set(NetworkIP, types.String(""))
+	p.facts[2].set(NetworkIP, types.String(""))
+	for i, r := range rules {
+		if len(p.relevant(rules[i:i+1])) > 0 {
+			everywhere = append(everywhere, i)
+			continue
+		}
+		for _, lit := range r.c.ip.lits {
+			by[lit] = append(by[lit], i)
+		}
+	}
+	return everywhere, by
+}
+
+// A region is a prefix without those cut out of it.
+type region struct {
+	prefix netip.Prefix
+	holes  []netip.Prefix // direct children
+	up     *region
+}
+
+// rules returns the rules that can matter in the region, in order.
+func (g *region) rules(everywhere []int, by map[netip.Prefix][]int, all []*Rule) []*Rule {
+	places := slices.Clone(everywhere)
+	for at := g; at != nil; at = at.up {
+		places = append(places, by[at.prefix]...)
+	}
+	slices.Sort(places)
+	places = slices.Compact(places)
+	out := make([]*Rule, len(places))
+	for i, n := range places {
+		out[i] = all[n]
+	}
+	return out
+}
+
+// regions cuts both address families at all prefixes that matter. Prefixes
+// are nested or disjoint, so they form a tree.
+func regions(rules []*Rule, h *Host) []*region {
+	cuts := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	for _, r := range rules {
+		cuts = append(cuts, r.c.ip.lits...)
+	}
+	special := specialPrefixes(h)
+	for _, p := range special {
+		cuts = append(cuts, p)
+		if p.Addr().Is4() {
+			_, in64 := embedded(nat64.Addr())
+			_, in6to4 := embedded(sixto4.Addr())
+			cuts = append(cuts, in64(p), in6to4(p))
+		}
+	}
+	slices.SortFunc(cuts, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.Bits(), b.Bits())
+	})
+	cuts = slices.Compact(cuts)
+	var out, stack []*region
+	for _, p := range cuts {
+		for len(stack) > 0 && !inside(p, stack[len(stack)-1].prefix) {
+			stack = stack[:len(stack)-1]
+		}
+		g := &region{prefix: p}
+		if n := len(stack); n > 0 {
+			g.up = stack[n-1]
+			g.up.holes = append(g.up.holes, p)
+		}
+		stack = append(stack, g)
+		out = append(out, g)
+	}
+	return out
+}
+
+// specialPrefixes lists every block that changes the class of an address.
+func specialPrefixes(h *Host) []netip.Prefix {
+	out := []netip.Prefix{nat64, sixto4}
+	for _, r := range classes {
+		out = append(out, r.prefix)
+	}
+	for a := range exempt {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if h == nil {
+		return out
+	}
+	for _, a := range h.Addrs {
+		a = a.Unmap().WithZone("")
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	for _, list := range [][]netip.Prefix{h.OnLink, h.Session, h.Synthetic} {
+		for _, p := range list {
+			out = append(out, p.Masked())
+		}
+	}
+	return out
+}
+
+// subtract returns p without the holes (which lie inside p, disjoint), as
+// prefixes in order.
+func subtract(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
+	if len(holes) == 0 {
+		return []netip.Prefix{p}
+	}
+	if holes[0] == p {
+		return nil
+	}
+	low := netip.PrefixFrom(p.Addr(), p.Bits()+1)
+	high := netip.PrefixFrom(upperHalf(p), p.Bits()+1)
+	n := 0 // holes are in order: the first n lie in the lower half
+	for n < len(holes) && low.Contains(holes[n].Addr()) {
+		n++
+	}
+	return append(subtract(low, holes[:n]), subtract(high, holes[n:])...)
+}
+
+// upperHalf returns the first address of the upper half of a prefix.
+func upperHalf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	b[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

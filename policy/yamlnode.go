@@ -1,0 +1,94 @@
+package policy
+
+import (
+	"slices"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// resolve follows an alias. An alias of an alias cannot be written.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n != nil && n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+func isNull(n *yaml.Node) bool {
+	n = resolve(n)
+	return n == nil || n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"
+}
+
+// mapping returns the values of a map with known keys, or nil.
+func (f *ruleFile) mapping(n *yaml.Node, what string, known ...string) map[string]*yaml.Node {
+	n = resolve(n)
+	if n == nil || n.Kind != yaml.MappingNode {
+		line := 1
+		if n != nil && n.Line > 0 {
+			line = n.Line
+		}
+		f.fail(line, "%s must be a map with the keys %s", what, list(known))
+		return nil
+	}
+	m := make(map[string]*yaml.Node, len(known))
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := resolve(n.Content[i]), n.Content[i+1]
+		switch {
+		case k.Kind != yaml.ScalarNode || !slices.Contains(known, k.Value):
+			f.fail(k.Line, "unknown key '%s' in %s%s", k.Value, what, suggest(k.Value, known))
+		case m[k.Value] != nil:
+			f.fail(k.Line, "key '%s' is written twice", k.Value)
+		default:
+			m[k.Value] = v
+		}
+	}
+	return m
+}
+
+func list(words []string) string {
+	out := ""
+	for i, w := range words {
+		switch {
+		case i == 0:
+		case i == len(words)-1:
+			out += " and "
+		default:
+			out += ", "
+		}
+		out += w
+	}
+	return out
+}
+
+// text reads a string with the lines it stands in.
+func (f *ruleFile) text(n *yaml.Node, what string) (scalar, bool) {
+	if n == nil || n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
+		f.fail(n.Line, "%s must be a string (in quotes, where it looks like something else)", what)
+		return scalar{}, false
+	}
+	return scalar{n.Value, scalarMarks(f.src.Data, n)}, true
+}
+
+func (f *ruleFile) boolean(n *yaml.Node, what string) bool {
+	n = resolve(n)
+	if isNull(n) {
+		return false
+	}
+	var b bool
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" || n.Decode(&b) != nil {
+		f.fail(n.Line, "%s must be true or false", what)
+	}
+	return b
+}
+
+func (f *ruleFile) integer(n *yaml.Node, what string, low, high int64) int64 {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" {
+		v, err := strconv.ParseInt(n.Value, 10, 64)
+		if err == nil && v >= low && v <= high {
+			return v
+		}
+	}
+	f.fail(n.Line, "%s must be a number from %d to %d", what, low, high)
+	return low
+}
