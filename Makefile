@@ -1,0 +1,72 @@
+# Everything a developer does here. `make help` lists the targets.
+#
+# Tests run without cgo, as the released programs do; race needs it.
+
+GO          ?= go
+FUZZTIME    ?= 20s
+BENCHTIME   ?= 1s
+STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid='
+UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
+
+# program:Debian package, for all that the tests start
+NEEDS := curl:curl tmux:tmux vim:vim less:less git:git python3:python3 stty:coreutils gcc:gcc
+
+.PHONY: help build test unit integration users platform clients race lint bench fuzz repro deps clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the two static programs, here
+	$(BUILD) -o outcall ./cmd/outcall
+	$(BUILD) -o outcall-agent ./cmd/outcall-agent
+
+test: deps unit platform integration users ## all tests; as root the integration tests drop to an ordinary user
+
+unit: ## tests of the packages
+	CGO_ENABLED=0 $(GO) test $(UNIT)
+
+platform: ## the kernel facts that we rely on
+	CGO_ENABLED=0 $(GO) test -count=1 ./integration/platform ./integration/world
+
+integration: ## the built program in a small internet, and the tree's habits
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m ./integration ./integration/habits ./integration/harness ./integration/probe
+
+users: ## the main ways again as uid 65534 and as real root; only where the caller is root
+	@if [ "$$(id -u)" = 0 ]; then set -e; for as in nobody root; do \
+		echo "WORLD_AS=$$as"; \
+		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '^Test(Allowed|Denied|Root)' ./integration; \
+	done; else echo "not root: the tests as uid 65534 and as real root were NOT run"; fi
+
+clients: ## git, npm, go, apt, python, node through this machine's own registries
+	CGO_ENABLED=0 $(GO) test -count=1 -tags clients -timeout 20m ./integration/clients
+
+race: ## unit tests under the race detector (needs gcc)
+	CGO_ENABLED=1 $(GO) test -race $(UNIT)
+
+lint: ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags clients ./integration/clients
+	$(STATICCHECK) ./...
+
+bench: ## all benchmarks
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; for pkg in $$($(GO) list $(UNIT)); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; done
+
+repro: ## two builds, the second with an empty cache, are the same bytes
+	CGO_ENABLED=0 $(GO) test -count=1 -run TwoBuilds ./integration/habits
+
+deps: # what the tests start: installed where we are root, named where not
+	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq $$missing; \
+		else echo "the tests need these packages:$$missing (Debian: apt-get install$$missing)"; exit 1; fi; fi
+
+clean: ## what build made
+	rm -f outcall outcall-agent
