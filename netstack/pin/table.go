@@ -16,7 +16,8 @@ import (
 // Limits. Max and Remembered bound memory that an agent can grow.
 const (
 	// Max is the number of pins of a session (one name at one address).
-	// Beyond it Add refuses.
+	// Beyond it Add refuses with ErrFull, and the
+	// caller writes the audit's limit event.
 	Max = 4096
 	// Remembered is the number of expired pins that are remembered; beyond it
 	// the oldest is forgotten.
@@ -59,9 +60,6 @@ type Options struct {
 	Generation uint64
 	Max        int              // 0: Max
 	Clock      func() time.Time // nil: time.Now
-	// Limit is called, outside of all locks, each time Add refuses for want of
-	// room. It writes the audit's limit event. May be nil.
-	Limit func(name string)
 }
 
 // An Addr is one address of a binding with the direct_ip grants that hold
@@ -116,7 +114,6 @@ type Table struct {
 	kernel Kernel
 	max    int
 	clock  func() time.Time
-	limit  func(string)
 
 	// gate (capacity 1) serialises everything that changes the kernel. It is a
 	// channel so that a waiter can give up with its context.
@@ -143,11 +140,8 @@ func New(o Options) *Table {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	if o.Limit == nil {
-		o.Limit = func(string) {}
-	}
 	return &Table{
-		kernel: o.Kernel, max: o.Max, clock: o.Clock, limit: o.Limit,
+		kernel: o.Kernel, max: o.Max, clock: o.Clock,
 		gate:  make(chan struct{}, 1),
 		kern:  map[netip.Addr][]policy.Cell{},
 		dirty: map[netip.Addr][]policy.Cell{},
@@ -182,12 +176,8 @@ func (t *Table) Add(ctx context.Context, b Binding) error {
 	if err := t.enter(ctx); err != nil {
 		return err
 	}
-	full, err := t.insert(ctx, b, life)
-	t.leave()
-	if full {
-		t.limit(b.Name)
-	}
-	return err
+	defer t.leave()
+	return t.insert(ctx, b, life)
 }
 
 // distinct unmaps the addresses and drops repeated ones.
@@ -233,17 +223,17 @@ func (t *Table) touch(e *entry, expires time.Time) {
 }
 
 // insert does Add's work behind the gate.
-func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) (full bool, err error) {
+func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) error {
 	if b.Generation != t.rules.Generation {
-		return false, ErrStale
+		return ErrStale
 	}
 	if t.missing(b) > t.room() {
 		// Expired pins may still linger; a refusal must not be for their sake.
 		if err := t.sweep(ctx, 0); err != nil {
-			return true, fmt.Errorf("pin %s: %w", b.Name, errors.Join(ErrFull, err))
+			return fmt.Errorf("pin %s: %w", b.Name, errors.Join(ErrFull, err))
 		}
 		if t.missing(b) > t.room() {
-			return true, fmt.Errorf("pin %s: %w", b.Name, ErrFull)
+			return fmt.Errorf("pin %s: %w", b.Name, ErrFull)
 		}
 	}
 	fresh := make([]*entry, 0, len(b.Addrs))
@@ -254,14 +244,14 @@ func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) (full
 		})
 	}
 	if err := t.apply(ctx, t.change(fresh)); err != nil {
-		return false, fmt.Errorf("pin %s: %w", b.Name, err)
+		return fmt.Errorf("pin %s: %w", b.Name, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, e := range fresh {
 		t.publish(e, t.clock().Add(life))
 	}
-	return false, nil
+	return nil
 }
 
 // publish makes e visible; an older entry of the same key gives it its place.
