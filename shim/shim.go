@@ -1,0 +1,149 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"outcall/shim/escape"
+)
+
+// DefaultSocket is where a session's agent socket is bound inside.
+const DefaultSocket = "/run/outcall/agent.sock"
+
+// Limits of OUTCALL_TIMEOUT_SECS; the time bounds the whole conversation, not
+// the command.
+const (
+	defaultTimeout = 30
+	minTimeout     = 1
+	maxTimeout     = 300
+)
+
+// A Caller is the process that asks.
+type Caller struct {
+	Args           []string // without the program's own name
+	Env            []string
+	Dir            string
+	Version        string
+	Stdout, Stderr io.Writer
+	// Exec replaces the process; it returns only on failure.
+	Exec func(path string, argv, env []string) error
+}
+
+const usage = `Usage:
+  outcall-agent exec CMD [ARG...]     ask, then run the command
+  outcall-agent bash|sh CMD [ARG...]  the same, asked as a shell's command
+  outcall-agent CMD [ARG...]          the same as exec
+  outcall-agent fetch URL [METHOD]    ask only
+  outcall-agent file|read PATH        ask only
+  outcall-agent write PATH            ask only
+
+Exit code: the command's own; 0 allowed, 1 denied, 5 no verdict could be had
+and nothing was run, 2 wrong usage, 126 not executable, 127 not found.
+
+Environment: OUTCALL_AGENT_SOCK (default /run/outcall/agent.sock),
+OUTCALL_TIMEOUT_SECS (1 to 300, default 30).
+`
+
+// Main is the program. It returns the exit code, unless the verdict is to run
+// a command: then c.Exec replaces the process.
+func Main(ctx context.Context, c Caller) int {
+	if len(c.Args) == 0 {
+		io.WriteString(c.Stderr, usage)
+		return exitUsage
+	}
+	// Only as the first word: `outcall-agent git --version` is git's.
+	switch c.Args[0] {
+	case "--version", "-V":
+		fmt.Fprintln(c.Stdout, "outcall-agent", c.Version)
+		return 0
+	case "--help", "-h":
+		io.WriteString(c.Stdout, usage)
+		return 0
+	}
+	q, err := parse(c.Args, c.Dir)
+	if err != nil {
+		c.say("%v", err)
+		io.WriteString(c.Stderr, usage)
+		return exitUsage
+	}
+	timeout, err := timeoutOf(c.getenv("OUTCALL_TIMEOUT_SECS"))
+	if err != nil {
+		c.say("%v; nothing was run", err)
+		return exitNoVerdict
+	}
+	socket := c.getenv("OUTCALL_AGENT_SOCK")
+	if socket == "" {
+		socket = DefaultSocket
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	v, err := ask(ctx, socket, q)
+	if err != nil {
+		c.say("no verdict: %v; nothing was run", err)
+		return exitNoVerdict
+	}
+	if !v.allowed {
+		c.say("denied by %s: %s", v.rule, v.reason)
+		return exitDenied
+	}
+	if q.argv == nil {
+		return exitAllowed
+	}
+	return c.run(q.argv)
+}
+
+// say writes one line; texts in it came over the socket or the command line.
+func (c *Caller) say(format string, args ...any) {
+	fmt.Fprintln(c.Stderr, "outcall-agent: "+escape.Text(fmt.Sprintf(format, args...)))
+}
+
+func (c *Caller) getenv(key string) string {
+	v := ""
+	for _, kv := range c.Env { // the last one counts, as for a shell
+		if len(kv) > len(key) && kv[len(key)] == '=' && kv[:len(key)] == key {
+			v = kv[len(key)+1:]
+		}
+	}
+	return v
+}
+
+// run becomes the command.
+func (c *Caller) run(argv []string) int {
+	path, err := exec.LookPath(argv[0])
+	if err == nil || errors.Is(err, exec.ErrDot) {
+		if path, err = filepath.Abs(path); err == nil {
+			err = c.Exec(path, argv, c.Env)
+		}
+	}
+	switch {
+	case err == nil:
+		return exitAllowed
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		c.say("%s: not found", argv[0])
+		return exitNotFound
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		err = e
+	}
+	c.say("%s: %v", argv[0], err)
+	return exitNotExecutable
+}
+
+func timeoutOf(v string) (time.Duration, error) {
+	if v == "" {
+		return defaultTimeout * time.Second, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < minTimeout || n > maxTimeout || strconv.Itoa(n) != v {
+		return 0, fmt.Errorf("OUTCALL_TIMEOUT_SECS=%q: want %d to %d", v, minTimeout, maxTimeout)
+	}
+	return time.Duration(n) * time.Second, nil
+}
