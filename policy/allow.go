@@ -121,16 +121,13 @@ func looksNumeric(s string) bool {
 	if strings.ContainsAny(s, "/:") {
 		return true
 	}
-	last := s[strings.LastIndexByte(s, '.')+1:]
-	if strings.HasPrefix(last, "0x") {
-		last = last[2:]
+	last := strings.TrimSuffix(s, ".")
+	last = strings.ToLower(last[strings.LastIndexByte(last, '.')+1:])
+	digits := "0123456789"
+	if hex, ok := strings.CutPrefix(last, "0x"); ok {
+		last, digits = hex, digits+"abcdef"
 	}
-	for _, c := range last {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return last != ""
+	return last != "" && strings.Trim(last, digits) == ""
 }
 
 func splitPort(t string) (host, port string, err error) {
@@ -168,7 +165,7 @@ func canonicalName(s string) (string, error) {
 		return "", fmt.Errorf("a host name has at most 253 characters")
 	}
 	for _, label := range strings.Split(name, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		if label == "" || len(label) > 63 || label[0] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return "", fmt.Errorf("%s is no host name", strconv.Quote(s))
 		}
 	}

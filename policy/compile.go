@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -93,14 +94,32 @@ func check(env *cel.Env, text string) (*cel.Ast, []finding) {
 	if iss.Err() != nil {
 		return nil, celFindings(iss, text)
 	}
-	if bad := undefined(parsed.NativeRep(), text); bad != nil {
-		return nil, bad
-	}
+	bad := undefined(parsed.NativeRep(), text)
 	checked, iss := env.Check(parsed)
 	if iss.Err() != nil {
-		return nil, celFindings(iss, text)
+		for _, f := range celFindings(iss, text) {
+			if !reported(bad, f.msg) {
+				bad = append(bad, f)
+			}
+		}
+	}
+	if bad != nil {
+		return nil, bad
 	}
 	return checked, nil
+}
+
+// reported tells whether an unknown name was found before: cel-go names its
+// first word only.
+func reported(bad []finding, msg string) bool {
+	name, ok := strings.CutPrefix(msg, "undefined identifier '")
+	if !ok {
+		return false
+	}
+	name, _, _ = strings.Cut(name, "'")
+	return slices.ContainsFunc(bad, func(f finding) bool {
+		return strings.Contains(f.msg, "'"+name+"'") || strings.Contains(f.msg, "'"+name+".")
+	})
 }
 
 // plan makes a program of one sub-expression of a checked condition.

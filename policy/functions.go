@@ -104,7 +104,7 @@ func (c cidrVal) ConvertToNative(t reflect.Type) (any, error) {
 // ConvertToType implements ref.Val.
 func (c cidrVal) ConvertToType(t ref.Type) ref.Val {
 	if t == types.TypeType {
-		return types.NewObjectTypeValue("outcall.Cidr")
+		return cidrType
 	}
 	return types.NewErr("a network is no %s", t.TypeName())
 }
