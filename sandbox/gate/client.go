@@ -2,8 +2,13 @@ package gate
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"runtime"
+	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"outcall/policy"
 )
@@ -39,10 +44,16 @@ type Proc struct {
 	Master *os.File // the pty's master, nil without TTY; owned by the caller
 	done   chan struct{}
 	status syscall.WaitStatus
+	stops  chan syscall.Signal
 }
 
 // Done is closed when the process has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
+
+// Stops tells that the command was stopped, as by Ctrl-Z, and by which signal.
+// Only a process with a TTY is watched for it; a stop that nobody takes is
+// replaced by the next. SIGCONT by Client.Signal goes on.
+func (p *Proc) Stops() <-chan syscall.Signal { return p.stops }
 
 // Status is the wait status after Done.
 func (p *Proc) Status() syscall.WaitStatus { return p.status }
@@ -79,41 +90,132 @@ func (e *StageError) Unwrap() error {
 // A Client speaks with one gatekeeper. Its methods are safe for concurrent
 // use; each waits for the answer or ctx.
 type Client struct {
-	impl clientImpl
+	c        *conn
+	route    *os.File // rtnetlink in the gateway netns, opened before the agent runs
+	listener *os.File
+	info     Info
+	keeper   *keeperProcess
+	network  Network
+
+	routeMu sync.Mutex
+
+	mu      sync.Mutex
+	next    uint64
+	waiting map[uint64]chan reply
+	procs   map[uint64]*Proc
+	ended   bool
+
+	goneCh chan struct{}
+}
+
+// A reply's descriptors belong to who waits for it.
+type reply struct {
+	m    *message
+	fds  []int
+	proc *Proc // of a spawn
+}
+
+// errGone is what waits in vain: the gatekeeper or init is dead.
+var errGone = &StageError{Stage: "gatekeeper", Detail: "it has ended, and the session with it"}
+
+// Info tells what was made.
+func (c *Client) Info() Info { return c.info }
+
+// AgentListener is the listening socket behind the agent's
+// /run/outcall/agent.sock. The first call owns it; later ones get nil.
+func (c *Client) AgentListener() *os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.listener
+	c.listener = nil
+	return l
 }
 
 // Socket opens a socket in a network namespace. It is close-on-exec and
 // non-blocking and owned by the caller.
 func (c *Client) Socket(ctx context.Context, w Where, domain, typ, proto int) (*os.File, error) {
-	return c.impl.socket(ctx, w, domain, typ, proto)
+	r, err := c.ask(ctx, &message{Op: opSocket, Where: w, Domain: domain, Type: typ, Proto: proto})
+	if err != nil {
+		return nil, fmt.Errorf("open a socket in the %s's network namespace: %w", w, err)
+	}
+	if len(r.fds) != 1 {
+		closeAll(r.fds)
+		return nil, fmt.Errorf("open a socket in the %s's network namespace: no descriptor came", w)
+	}
+	return os.NewFile(uintptr(r.fds[0]), string(w)+" socket"), nil
 }
 
-// Spawn starts a process.
+// Spawn starts a process. It returns when the command runs, or with the
+// *StageError of the stage that failed; then nothing runs.
 func (c *Client) Spawn(ctx context.Context, w Where, s Spec) (*Proc, error) {
-	return c.impl.spawn(ctx, w, s)
+	return c.spawn(ctx, w, s, commandDoc{Argv: s.Argv, Env: s.Env, Dir: s.Dir})
 }
 
-// Signal sends a signal to a process made by Spawn.
+func (c *Client) spawn(ctx context.Context, w Where, s Spec, doc commandDoc) (*Proc, error) {
+	m := &message{Op: opSpawn, Where: w, TTY: s.TTY, Rows: s.Rows, Cols: s.Cols}
+	var fds []int
+	for i, f := range s.Stdio {
+		if f != nil && !s.TTY {
+			// Fd gives a pipe of this program its blocking mode back, which
+			// the command expects; others' descriptors it leaves alone.
+			m.Has[i], fds = true, append(fds, int(f.Fd()))
+		}
+	}
+	r, err := c.askDoc(ctx, m, &doc, fds)
+	runtime.KeepAlive(s.Stdio)
+	if err != nil {
+		return nil, err
+	}
+	p := r.proc
+	if len(r.fds) == 1 {
+		if err := unix.SetNonblock(r.fds[0], true); err == nil {
+			p.Master = os.NewFile(uintptr(r.fds[0]), "pty master")
+			return p, nil
+		}
+	}
+	closeAll(r.fds)
+	if s.TTY {
+		_ = c.Signal(ctx, p, unix.SIGKILL)
+		return nil, &StageError{Stage: StageTerminal, Detail: "its descriptor did not arrive"}
+	}
+	return p, nil
+}
+
+// Signal sends a signal to a process made by Spawn. Those that a terminal
+// sends (INT, QUIT, TSTP, CONT, HUP, WINCH) go to its process group.
 func (c *Client) Signal(ctx context.Context, p *Proc, sig syscall.Signal) error {
-	return c.impl.signal(ctx, p.ID, sig)
+	_, err := c.ask(ctx, &message{Op: opSignal, Proc: p.ID, Signal: int(sig)})
+	if err != nil {
+		return fmt.Errorf("send %s: %w", sig, err)
+	}
+	return nil
 }
 
-// Who tells which process inside holds a socket; nil is hidden.
+// Who tells which process inside holds a socket; nil is hidden. The pid is
+// the one inside.
 func (c *Client) Who(ctx context.Context, inode uint64) (*policy.Process, error) {
-	return c.impl.who(ctx, inode)
+	r, err := c.ask(ctx, &message{Op: opWho, Inode: inode})
+	if err != nil {
+		return nil, fmt.Errorf("find the process of socket %d: %w", inode, err)
+	}
+	return r.m.Process, nil
 }
 
 // Close ends the gatekeeper and with it the agent, and waits for both.
-func (c *Client) Close() error { return c.impl.close() }
+func (c *Client) Close() error {
+	c.c.shutdown()
+	err := c.keeper.waitOrKill(closeGrace)
+	<-c.goneCh
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range []*os.File{c.route, c.listener} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	c.route, c.listener = nil, nil
+	return err
+}
 
 // Gone is closed when the gatekeeper or the agent's init is dead.
-func (c *Client) Gone() <-chan struct{} { return c.impl.gone() }
-
-type clientImpl interface {
-	socket(ctx context.Context, w Where, domain, typ, proto int) (*os.File, error)
-	spawn(ctx context.Context, w Where, s Spec) (*Proc, error)
-	signal(ctx context.Context, id uint64, sig syscall.Signal) error
-	who(ctx context.Context, inode uint64) (*policy.Process, error)
-	close() error
-	gone() <-chan struct{}
-}
+func (c *Client) Gone() <-chan struct{} { return c.goneCh }

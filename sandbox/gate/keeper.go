@@ -1,0 +1,344 @@
+package gate
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"outcall/sandbox/idmap"
+	"outcall/sandbox/view"
+)
+
+// A keeper is the gatekeeper process: set up once, then serving until the
+// supervisor or init is gone.
+type keeper struct {
+	c     *conn
+	o     Options
+	exe   int // the program, for stages outside of the view
+	inner int // the view's own copy of it, for stages that the agent may see
+	agent *nsThread
+
+	init     *child
+	initConn *conn
+	proc     int // the inner /proc, or the outer one with WeakProc
+	info     Info
+	forward4 bool // by rtnetlink, see sysctls
+
+	mu    sync.Mutex
+	procs map[uint64]*child
+	next  uint64
+
+	lastPID int // where who looks first; owned by the goroutine that serves who
+}
+
+// holdMain waits until newuidmap has been run on this process, and then
+// starts the keeper anew: only an execve as a mapped uid 0 gives it the
+// capabilities in its namespace.
+func holdMain(c *conn) int {
+	m, _, err := c.recv()
+	if err != nil || m.Op != opMapped {
+		return 1
+	}
+	err = unix.Exec(exePath(stageExe), stageArgs(stageKeeper), nil)
+	_ = c.send(&message{Op: opStarted, Err: stageErr(StageHelper, "start again with mapped ids", err)})
+	return 1
+}
+
+func keeperMain(c *conn) int {
+	unix.CloseOnExec(stageSock)
+	unix.CloseOnExec(stageExe)
+	k := &keeper{c: c, exe: stageExe, inner: -1, procs: map[uint64]*child{}}
+	var cfg config
+	if err := c.recvDoc(opConfig, &cfg); err != nil {
+		return 1 // the supervisor is gone, or no supervisor
+	}
+	k.o = cfg.Options
+	listener, err := k.setUp()
+	if err != nil {
+		_ = c.send(&message{Op: opStarted, Err: stageErr(StageInit, "", err)})
+		k.stop()
+		return 1
+	}
+	defer k.stop()
+	if err := c.send(&message{Op: opStarted, Info: &k.info}, listener); err != nil {
+		return 1
+	}
+	unix.Close(listener)
+	k.serve()
+	return 0
+}
+
+// setUp makes everything, in the order in which each part needs the one
+// before it, and returns the agent API's listening socket.
+func (k *keeper) setUp() (listener int, err error) {
+	if err := k.limits(); err != nil {
+		return -1, err
+	}
+	// The first use of a capability: a security module that grants user
+	// namespaces without their powers shows here.
+	k.agent = newNSThread()
+	if err := k.step(StageNetNS, "the agent's", k.agent.unshare); err != nil {
+		return -1, err
+	}
+	listener, err = k.startInit()
+	if err != nil {
+		return -1, err
+	}
+	if err := k.step(StageEnter, "the agent's namespaces", k.enter); err != nil {
+		return listener, err
+	}
+	if err := k.network(); err != nil {
+		return listener, err
+	}
+	k.info.KeeperPID = os.Getpid()
+	k.info.InitPID = k.init.pid
+	rs, err := ownMap("uid_map")
+	if err != nil {
+		return listener, stageErr(StageUserNS, "", err)
+	}
+	k.info.Subordinate = k.o.IDs.Root && (len(rs) > 1 || rs[0].Size > 1)
+	return listener, nil
+}
+
+// step runs one stage under its name.
+func (k *keeper) step(stage, detail string, f func() error) error {
+	if err := inject(k.o.FailStage, stage); err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		return stageErr(stage, detail, err)
+	}
+	return nil
+}
+
+// limits are inherited by everything inside. Core dumps can be piped to a
+// program that the kernel runs as root; a limit of 1, and no other, stops
+// that too (core(5)).
+func (k *keeper) limits() error {
+	return k.step(StageRlimit, "core", func() error {
+		return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1})
+	})
+}
+
+// startInit starts pid 1 and waits for the view.
+func (k *keeper) startInit() (listener int, err error) {
+	listener = -1
+	if err := inject(k.o.FailStage, StageInit); err != nil {
+		return -1, err
+	}
+	if k.o.View.FailStage == "" {
+		k.o.View.FailStage = k.o.FailStage
+	}
+	flags := unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+	if k.o.View.WeakProc {
+		// Nothing else would hold the agent's processes together.
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return -1, stageErr(StageInit, "become a reaper", err)
+		}
+	} else {
+		flags |= unix.CLONE_NEWPID
+	}
+	err = k.agent.do(func() error {
+		k.init, err = startStage(stageInit, k.exe, [3]int{-1, -1, -1}, &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true})
+		return err
+	})
+	if err != nil {
+		return -1, stageErr(StageInit, "start", err)
+	}
+	k.initConn = k.init.conn
+	if err := k.initConn.sendDoc(&message{Op: opConfig}, k.o.View); err != nil {
+		return -1, stageErr(StageInit, "", err)
+	}
+	for {
+		m, fds, err := k.initConn.recv()
+		switch {
+		case err != nil:
+			return listener, stageErr(StageInit, "ended while it made the view", err)
+		case m.Err != nil:
+			closeAll(fds)
+			return listener, m.Err
+		case m.Op == opView && len(fds) == 1:
+			listener = fds[0]
+		case m.Op == opReady && listener >= 0:
+			return listener, nil
+		default:
+			closeAll(fds)
+			return listener, &StageError{Stage: StageInit, Detail: "unexpected answer " + m.Op}
+		}
+	}
+}
+
+// enter brings the agent's thread into the finished view and opens there what
+// is needed later.
+func (k *keeper) enter() (err error) {
+	if err := k.agent.enter(k.init.pidfd, !k.o.View.WeakProc); err != nil {
+		return err
+	}
+	if k.proc, err = k.agent.open("/proc", unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		return err
+	}
+	// Stages that the agent could look at run from the copy on outcall's own
+	// read-only mount: the host's file would be writable through /proc/PID/exe
+	// (CVE-2019-5736).
+	k.inner, err = k.agent.open(view.BinDir+"/outcall", unix.O_PATH)
+	return err
+}
+
+// serve handles requests in order until the supervisor or init is gone.
+// Questions about processes take long and have a goroutine of their own.
+func (k *keeper) serve() {
+	who := make(chan *message, maxWho)
+	defer close(who)
+	go func() {
+		for m := range who {
+			_ = k.c.send(&message{Op: opReply, ID: m.ID, Process: k.who(m.Inode)})
+		}
+	}()
+	go func() {
+		<-k.init.done
+		k.c.shutdown()
+	}()
+	for {
+		m, fds, err := k.c.recv()
+		if err != nil {
+			return
+		}
+		if m.Op == opWho {
+			closeAll(fds)
+			select {
+			case who <- m:
+			default: // too many wait: hidden, which denies where it matters
+				_ = k.c.send(&message{Op: opReply, ID: m.ID})
+			}
+			continue
+		}
+		k.handle(m, fds)
+	}
+}
+
+func (k *keeper) handle(m *message, fds []int) {
+	r := &message{Op: opReply, ID: m.ID}
+	var out []int
+	var after func()
+	switch m.Op {
+	case opSocket:
+		fd, err := k.socket(m)
+		if r.Err = stageErr(StageSocket, "", err); err == nil {
+			out = []int{fd}
+		}
+	case opSpawn:
+		p, master, err := k.spawn(m, fds)
+		if r.Err = stageErr(StageExec, "", err); err == nil {
+			r.Proc = p.id
+			if master >= 0 {
+				out = []int{master}
+			}
+			after = p.release
+		}
+	case opSignal:
+		r.Err = stageErr("signal", "", k.signal(m.Proc, syscall.Signal(m.Signal)))
+	default:
+		r.Err = &StageError{Stage: "protocol", Detail: "unknown request " + m.Op}
+	}
+	closeAll(fds)
+	err := k.c.send(r, out...)
+	closeAll(out)
+	if err != nil && !errors.Is(err, unix.EPIPE) {
+		// A descriptor could not travel (its budget is shared with the agent,
+		// by uid): the request has failed, and the supervisor must hear so.
+		r.Err = stageErr("protocol", "answer "+m.Op, err)
+		_ = k.c.send(r)
+	}
+	if after != nil {
+		after()
+	}
+}
+
+func (k *keeper) socket(m *message) (fd int, err error) {
+	make := func() error {
+		fd, err = unix.Socket(m.Domain, m.Type|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, m.Proto)
+		return err
+	}
+	if m.Where == Agent {
+		err = k.agent.do(make)
+	} else {
+		err = make()
+	}
+	return fd, err
+}
+
+// stopGrace is how long processes get to be gone after they were killed.
+const stopGrace = 5 * time.Second
+
+// stop kills all that was started and waits for it.
+func (k *keeper) stop() {
+	var all []*child
+	k.mu.Lock()
+	for _, p := range k.procs {
+		all = append(all, p)
+	}
+	k.mu.Unlock()
+	if k.init != nil {
+		all = append(all, k.init)
+	}
+	for _, p := range all {
+		p.kill()
+	}
+	if k.o.View.WeakProc {
+		killDescendants()
+	}
+	late := time.After(stopGrace)
+	for _, p := range all {
+		select {
+		case <-p.done:
+		case <-late:
+			return
+		}
+	}
+}
+
+// killDescendants ends what is left of an agent without a pid namespace: its
+// orphans have become this process's children.
+func killDescendants() {
+	deadline := time.Now().Add(stopGrace)
+	for time.Now().Before(deadline) {
+		pids := descendants(os.Getpid())
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		for {
+			// Those of startStage are waited for elsewhere as well; whoever
+			// comes first has the status, and here nobody asks for it.
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			if pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
+
+func ownMap(name string) ([]idmap.Range, error) {
+	f, err := os.Open("/proc/self/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	rs, err := idmap.Parse(f)
+	if err == nil && len(rs) == 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return rs, err
+}
+
+func exePath(fd int) string {
+	return "/proc/self/fd/" + strings.TrimSpace(itoa(fd))
+}

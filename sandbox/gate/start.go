@@ -1,0 +1,286 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"outcall/sandbox/idmap"
+)
+
+// closeGrace is how long the gatekeeper gets to end the agent in order before
+// it is killed, which ends the agent as well.
+const closeGrace = 8 * time.Second
+
+// Start makes U1, both network namespaces with their links, and the agent's
+// init with its view. It returns when all of it stands; an error is a
+// *StageError (or ctx's), and then nothing is left.
+func Start(ctx context.Context, o Options) (*Client, error) {
+	n, err := o.Network.filled()
+	if err != nil {
+		return nil, &StageError{Stage: StageBridge, Detail: err.Error()}
+	}
+	o.Network = n
+	if err := inject(o.FailStage, StageUserNS); err != nil {
+		return nil, err
+	}
+	ours, theirs, err := connPair()
+	if err != nil {
+		return nil, stageErr(StageUserNS, "", err)
+	}
+	kp, err := startKeeper(o.IDs, theirs)
+	theirs.close()
+	if err != nil {
+		ours.close()
+		return nil, err
+	}
+	c := &Client{c: ours, keeper: kp, network: n, waiting: map[uint64]chan reply{}, procs: map[uint64]*Proc{}, goneCh: make(chan struct{})}
+	if err := c.begin(ctx, o); err != nil {
+		ours.shutdown()
+		_ = kp.waitOrKill(closeGrace)
+		ours.close()
+		return nil, err
+	}
+	go c.read()
+	c.route, err = c.Socket(ctx, Gateway, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		_ = c.Close()
+		return nil, stageErr(StageSocket, "rtnetlink", err)
+	}
+	return c, nil
+}
+
+// begin configures the gatekeeper and waits until all stands.
+func (c *Client) begin(ctx context.Context, o Options) error {
+	stop := context.AfterFunc(ctx, c.c.shutdown)
+	defer stop()
+	if o.IDs.UIDHelper != "" {
+		if err := c.keeper.mapByHelpers(ctx, o.IDs); err != nil {
+			return err
+		}
+		if err := c.c.send(&message{Op: opMapped}); err != nil {
+			return stageErr(StageHelper, "", err)
+		}
+	}
+	err := c.c.sendDoc(&message{Op: opConfig}, config{o})
+	var m *message
+	var fds []int
+	if err == nil {
+		m, fds, err = c.c.recv()
+	}
+	switch {
+	case ctx.Err() != nil:
+		closeAll(fds)
+		return ctx.Err()
+	case err != nil:
+		return c.keeper.mourn(err)
+	case m.Err != nil:
+		closeAll(fds)
+		return blame(m.Err)
+	case m.Op != opStarted || m.Info == nil || len(fds) != 1:
+		closeAll(fds)
+		return &StageError{Stage: "protocol", Detail: "unexpected answer " + m.Op}
+	}
+	c.info = *m.Info
+	c.listener = os.NewFile(uintptr(fds[0]), "agent.sock")
+	return nil
+}
+
+// blame names the true cause where the first use of a capability was refused:
+// the user namespace came without its powers.
+func blame(e *StageError) error {
+	if e.Stage == StageNetNS && (e.Errno == unix.EPERM || e.Errno == unix.EACCES) && !strings.Contains(e.Detail, "for a test") {
+		return &StageError{Stage: StageUserNS, Detail: "granted without capabilities", Errno: e.Errno, Hint: e.Hint}
+	}
+	return e
+}
+
+// A keeperProcess is the gatekeeper as its parent sees it.
+type keeperProcess struct {
+	pid  int
+	done chan struct{}
+	err  error
+
+	tailMu sync.Mutex
+	tail   bytes.Buffer // the last words of a gatekeeper that crashed
+}
+
+// maxTail bounds what is kept of them.
+const maxTail = 8 << 10
+
+// startKeeper clones the gatekeeper from a thread that stays: the kernel
+// sends the parent-death signal when the thread ends.
+func startKeeper(ids idmap.Plan, theirs *conn) (*keeperProcess, error) {
+	exe, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &StageError{Stage: StageUserNS, Detail: "open /proc/self/exe: " + err.Error(), Hint: "/proc must be mounted"}
+	}
+	defer unix.Close(exe)
+	words, w, err := os.Pipe()
+	if err != nil {
+		return nil, stageErr(StageUserNS, "", err)
+	}
+	defer w.Close()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		words.Close()
+		return nil, stageErr(StageUserNS, "", err)
+	}
+	defer null.Close()
+	name, attr := keeperAttr(ids)
+	kp := &keeperProcess{done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		pid, _, err := syscall.StartProcess(exePath(exe), stageArgs(name), &syscall.ProcAttr{
+			Env: []string{}, Sys: attr,
+			Files: []uintptr{null.Fd(), null.Fd(), w.Fd(), uintptr(theirs.fd), uintptr(exe)},
+		})
+		kp.pid = pid
+		started <- err
+		if err == nil {
+			kp.wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		words.Close()
+		return nil, stageErr(StageUserNS, "", err)
+	}
+	go kp.listen(words)
+	return kp, nil
+}
+
+func keeperAttr(ids idmap.Plan) (stage string, attr *syscall.SysProcAttr) {
+	attr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		Setsid:     true, // no signal of the caller's terminal reaches it
+		Pdeathsig:  unix.SIGKILL,
+	}
+	if ids.UIDHelper != "" {
+		return stageHold, attr
+	}
+	attr.UidMappings, attr.GidMappings = sysMap(ids.UIDs), sysMap(ids.GIDs)
+	if ids.SetGroups {
+		// Root's own groups would reach further than the ids that it gives
+		// itself here.
+		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
+	}
+	return stageKeeper, attr
+}
+
+func sysMap(rs []idmap.Range) []syscall.SysProcIDMap {
+	out := make([]syscall.SysProcIDMap, len(rs))
+	for i, r := range rs {
+		out[i] = syscall.SysProcIDMap{ContainerID: r.Inside, HostID: r.Outside, Size: r.Size}
+	}
+	return out
+}
+
+// wait reaps the gatekeeper; it keeps its goroutine's thread for that long.
+func (kp *keeperProcess) wait() {
+	defer close(kp.done)
+	var ws syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(kp.pid, &ws, 0, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		kp.err = err
+		break
+	}
+	if kp.err == nil && ws.Signaled() {
+		kp.err = fmt.Errorf("the gatekeeper was ended by signal %d (%s)", ws.Signal(), ws.Signal())
+	}
+}
+
+func (kp *keeperProcess) listen(words *os.File) {
+	defer words.Close()
+	buf := make([]byte, 4096)
+	for {
+		n, err := words.Read(buf)
+		kp.tailMu.Lock()
+		if room := maxTail - kp.tail.Len(); room > 0 {
+			kp.tail.Write(buf[:min(n, room)])
+		}
+		kp.tailMu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// waitOrKill waits for the end, and makes one when it takes too long.
+func (kp *keeperProcess) waitOrKill(grace time.Duration) error {
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select {
+	case <-kp.done:
+	case <-t.C:
+		_ = syscall.Kill(kp.pid, syscall.SIGKILL)
+		<-kp.done
+		return errors.New("the gatekeeper did not end in time and was killed")
+	}
+	return kp.err
+}
+
+// mourn explains a gatekeeper that ended without a word on its socket.
+func (kp *keeperProcess) mourn(err error) error {
+	_ = kp.waitOrKill(time.Second)
+	kp.tailMu.Lock()
+	defer kp.tailMu.Unlock()
+	e := stageErr("gatekeeper", "ended while it started", err)
+	if errors.Is(err, io.EOF) {
+		e.Detail = "ended while it started"
+	}
+	if kp.err != nil {
+		e.Detail = join(e.Detail, kp.err.Error())
+	}
+	if t := strings.TrimSpace(kp.tail.String()); t != "" {
+		e.Detail = join(e.Detail, t)
+	}
+	return e
+}
+
+// mapByHelpers gives the waiting stage its ids by newuidmap and newgidmap. A
+// helper that refuses (it often lacks its set-uid bit in containers) leaves
+// the caller's single id.
+func (kp *keeperProcess) mapByHelpers(ctx context.Context, ids idmap.Plan) error {
+	err := runHelper(ctx, ids.GIDHelper, kp.pid, ids.GIDs)
+	if err == nil {
+		if err = runHelper(ctx, ids.UIDHelper, kp.pid, ids.UIDs); err == nil {
+			return nil
+		}
+		// The gid map cannot be written twice.
+		return &StageError{Stage: StageHelper, Detail: err.Error(), Hint: hint(&StageError{Stage: StageHelper})}
+	}
+	one := ids.Single()
+	return stageErrOrNil(StageHelper, "single id", writeMaps(kp.pid, one.UIDs, one.GIDs, false))
+}
+
+// maxHelper bounds the time of one helper.
+const maxHelper = 10 * time.Second
+
+func runHelper(ctx context.Context, path string, pid int, rs []idmap.Range) error {
+	ctx, cancel := context.WithTimeout(ctx, maxHelper)
+	defer cancel()
+	args := append([]string{itoa(pid)}, strings.Fields(idmap.Format(rs))...)
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = []string{}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", path, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

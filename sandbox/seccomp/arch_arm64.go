@@ -1,0 +1,5 @@
+package seccomp
+
+import "golang.org/x/sys/unix"
+
+var native = abi{arch: unix.AUDIT_ARCH_AARCH64}
