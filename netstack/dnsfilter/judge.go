@@ -105,26 +105,26 @@ func (f *Filter) judge(r *ruleset, a *ask, facts *policy.Facts) verdict {
 	return v
 }
 
-// answers is the dns row of the house's table; for the explicit proxy a true
-// block vetoes, and no allow is needed.
+// answers is policy's table for dns; for the explicit proxy a true block
+// vetoes, and no allow is needed.
 func answers(out policy.Outcome, proxy bool) bool {
 	if proxy {
 		return !vetoes(out)
 	}
-	return out.Word >= policy.Provisional
+	return policy.Act(policy.LayerDNS, policy.UDP, out, false) == policy.Answer
 }
 
-// vetoes reports whether a block is true for the name. The default policy is
-// no veto.
+// vetoes reports whether a block is true for the name, which stops even what
+// needs no dns allow. The default policy is no veto.
 func vetoes(out policy.Outcome) bool {
-	return out.Word == policy.Deny && out.Rule != nil && out.Rule.Block
+	return !policy.MayResolve(policy.Outcome{Word: policy.Allow}, out)
 }
 
 // otherType reports whether the name is allowed for addresses, so that only
 // this type is denied. Saying NXDOMAIN then would deny the whole name.
 func (f *Filter) otherType(r *ruleset, a *ask) bool {
 	for _, t := range []uint16{typeA, typeAAAA} {
-		if t != a.qtype && r.step(a.facts(f.cfg.Who, t)).Word >= policy.Provisional {
+		if t != a.qtype && answers(r.step(a.facts(f.cfg.Who, t)), false) {
 			return true
 		}
 	}

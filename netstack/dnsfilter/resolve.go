@@ -100,7 +100,8 @@ func merge(name string, results []*result) (Answer, error) {
 
 // better orders results: addresses, then a failure (a failed half must not
 // look like an empty one: the name may have addresses there), then a
-// structural denial, a true empty answer, a rule denial.
+// denial that would hold for the other half, too, an empty answer, and a
+// denial that may be of this type alone.
 func (r *result) better(o *result) bool { return r.rank() > o.rank() }
 
 func (r *result) rank() int {
@@ -109,7 +110,7 @@ func (r *result) rank() int {
 		return 4
 	case r.err != nil:
 		return 3
-	case r.deny && r.structural:
+	case r.deny && (r.structural || vetoes(r.outcome)):
 		return 2
 	case !r.deny:
 		return 1
