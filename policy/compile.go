@@ -26,7 +26,15 @@ type compiled struct {
 
 	ip      ipUse
 	port    portUse
+	texts   []textUse
 	strings []string // string constants, for what a rule must name in so many words
+}
+
+// textUse says that a text field is compared with a constant.
+type textUse struct {
+	field Field
+	value string
+	below bool // by domain() or endsWith(), not by ==
 }
 
 // part is one planned expression.

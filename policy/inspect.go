@@ -49,11 +49,18 @@ func (c *compiled) atom(call ast.CallExpr, described map[int64]bool) (bad string
 		ordered := fn != operators.Equals && fn != operators.NotEquals
 		c.compare(args[0], args[1], ordered, described)
 		c.compare(args[1], args[0], ordered, described)
+		if fn == operators.Equals {
+			c.note(args[0], args[1], false)
+			c.note(args[1], args[0], false)
+		}
 	case operators.In:
 		if args[1].Kind() != ast.ListKind {
 			return ""
 		}
 		c.member(args[0], args[1].AsList().Elements(), described)
+		for _, e := range args[1].AsList().Elements() {
+			c.note(args[0], e, false)
+		}
 	case "cidr":
 		if s, ok := literal[types.String](args[0]); ok {
 			if _, err := parseCIDR(string(s)); err != nil {
@@ -62,8 +69,23 @@ func (c *compiled) atom(call ast.CallExpr, described map[int64]bool) (bad string
 		}
 	case overloads.Contains:
 		c.network(call, described)
+	case "domain":
+		c.note(args[0], args[1], true)
+	case overloads.EndsWith:
+		if call.IsMemberFunction() {
+			c.note(call.Target(), args[0], true)
+		}
 	}
 	return ""
+}
+
+// note keeps which constants a text field is compared with.
+func (c *compiled) note(field, constant ast.Expr, below bool) {
+	x, ok := fieldOf(field)
+	s, isText := literal[types.String](constant)
+	if ok && isText {
+		c.texts = append(c.texts, textUse{x, string(s), below})
+	}
 }
 
 // network notes cidr("…").contains(network.ip).

@@ -131,7 +131,11 @@ func (r *Rule) bindsType(f *Facts) bool {
 	if f.layer != LayerDNS || r.c.fields.Has(DNSRecordType) {
 		return true
 	}
-	switch f.text(DNSRecordType) {
+	return typeIsUsual(f.text(DNSRecordType))
+}
+
+func typeIsUsual(typ string) bool {
+	switch typ {
 	case "A", "AAAA", "CNAME", "HTTPS", "SVCB":
 		return true
 	}

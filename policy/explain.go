@@ -1,0 +1,191 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// A Question is what Explain is asked.
+type Question struct {
+	// Target is https://host/path, http://host/path, host:port,
+	// tcp://host:port, udp://host:port or dns://name?type=A.
+	Target string
+	Who    Who
+	// Process is the program that asks; nil means not given: then the programs
+	// that the rules name are tried, and Depends tells where that matters.
+	Process *Process
+	// Addr is the address that the name has; invalid means not given: then
+	// the resolver is asked.
+	Addr netip.Addr
+	Host *Host // may be nil
+}
+
+// A Resolver returns the addresses of a name: the live pins of a session, or
+// what its resolver would answer. Explain calls it only where the data path
+// would ask.
+type Resolver func(name string) []netip.Addr
+
+// An Explanation is the answer: the verdict of each way to the target, and
+// what it rests on.
+type Explanation struct {
+	Target   string   `json:"target"`
+	Verdict  string   `json:"verdict"` // allow | deny | depends
+	Rule     string   `json:"rule"`
+	Reason   string   `json:"reason"`
+	Routes   []Route  `json:"routes"`
+	Depends  []string `json:"depends,omitempty"`
+	Smallest string   `json:"smallest,omitempty"` // --allow target or rule file that would allow it
+	Advice   string   `json:"advice,omitempty"`   // why no rule would, or what the rule is
+}
+
+// A Route is one way that a client may take: "direct" (no proxy variables) or
+// "proxy" (the explicit proxy).
+type Route struct {
+	Via     string          `json:"via"`
+	Verdict string          `json:"verdict"`
+	Rule    string          `json:"rule"`
+	Reason  string          `json:"reason"`
+	Steps   []ExplainedStep `json:"steps"`
+}
+
+// An ExplainedStep is one verdict on the way.
+type ExplainedStep struct {
+	Layer      string            `json:"layer"`
+	If         string            `json:"if,omitempty"` // the case that the step is for, where bytes are not given
+	Facts      map[string]any    `json:"facts"`        // what is known, of the fields that rules use
+	Unknown    map[string]string `json:"unknown,omitempty"`
+	Word       string            `json:"word"`
+	Action     string            `json:"action"`
+	Rule       string            `json:"rule"`
+	File       string            `json:"file,omitempty"`
+	Line       int               `json:"line,omitempty"`
+	Reason     string            `json:"reason"`
+	Structural bool              `json:"structural,omitempty"`
+	Near       []NearMiss        `json:"near,omitempty"`
+}
+
+// A NearMiss is an allow rule that did not match, and on what.
+type NearMiss struct {
+	Rule string `json:"rule"`
+	File string `json:"file"`
+	Line int    `json:"line"`
+	Why  string `json:"why"`
+}
+
+// The verdicts of an explanation.
+const (
+	VerdictAllow   = "allow"
+	VerdictDeny    = "deny"
+	VerdictDepends = "depends"
+)
+
+// Explain composes the steps of the data path for one target, in its order
+// and with its functions (Step, Flow, Content, OpenAddr, Grants, MayResolve,
+// Act), and says what they answer. The error is a target that cannot be read.
+func (s *Snapshot) Explain(q Question, resolve Resolver) (*Explanation, error) {
+	t, err := parseTarget(q.Target)
+	if err != nil {
+		return nil, fmt.Errorf("explain %q: %w", q.Target, err)
+	}
+	if s == nil {
+		s = &Snapshot{}
+	}
+	x := s.explain(q, t, resolve)
+	x.depends(s, q, t, resolve)
+	if x.Verdict != VerdictAllow {
+		x.smallest(s, q, t, resolve)
+	}
+	return x, nil
+}
+
+// explain runs both routes once.
+func (s *Snapshot) explain(q Question, t target, resolve Resolver) *Explanation {
+	x := &Explanation{Target: q.Target}
+	vias := []string{"direct", "proxy"}
+	if t.scheme == "dns" || t.scheme == "udp" {
+		vias = vias[:1]
+	}
+	for _, via := range vias {
+		w := &way{s: s, q: q, t: t, resolve: resolve}
+		if via == "proxy" {
+			w.proxy()
+		} else {
+			w.direct()
+		}
+		x.Routes = append(x.Routes, w.route(via))
+		if w.assumed.IsValid() {
+			x.Depends = append(x.Depends, fmt.Sprintf("network.ip is not known: a public address that no rule names is assumed (%s)", w.assumed))
+		}
+	}
+	x.Depends = x.Depends[:min(1, len(x.Depends))]
+	first := x.Routes[0]
+	x.Verdict, x.Rule, x.Reason = first.Verdict, first.Rule, first.Reason
+	for _, r := range x.Routes[1:] {
+		if r.Verdict != first.Verdict {
+			x.Verdict = VerdictDepends
+			x.Depends = append(x.Depends, fmt.Sprintf("%s: %s, %s: %s", first.Via, first.Verdict, r.Via, r.Verdict))
+		}
+	}
+	return x
+}
+
+// depends tries what was not given: each program and agent that a rule names.
+func (x *Explanation) depends(s *Snapshot, q Question, t target, resolve Resolver) {
+	try := func(label string, q Question) {
+		if y := s.explain(q, t, resolve); y.Verdict != x.Verdict {
+			x.Depends = append(x.Depends, label+": "+y.Verdict+" ("+y.Reason+")")
+		}
+	}
+	var exes, names, agents []string
+	for _, r := range s.rules {
+		for _, u := range r.c.texts {
+			switch {
+			case u.below:
+			case u.field == ProcessExe:
+				exes = addOnce(exes, u.value)
+			case u.field == ProcessName:
+				names = addOnce(names, u.value)
+			case u.field == AgentName:
+				agents = addOnce(agents, u.value)
+			}
+		}
+	}
+	before := len(x.Depends)
+	if q.Process == nil {
+		for _, e := range exes {
+			p := q
+			p.Process = &Process{Exe: e}
+			try("process.exe "+e, p)
+		}
+		for _, n := range names {
+			p := q
+			p.Process = &Process{Exe: "/usr/bin/" + n}
+			try("process.name "+n, p)
+		}
+	}
+	if q.Who.Agent == "" {
+		for _, a := range agents {
+			p := q
+			p.Who.Agent = a
+			try("agent.name "+a, p)
+		}
+	}
+	if len(x.Depends) > before {
+		x.Verdict = VerdictDepends
+	}
+}
+
+// maxTried bounds the values of one field that Explain tries.
+const maxTried = 16
+
+func addOnce(list []string, v string) []string {
+	for _, w := range list {
+		if w == v {
+			return list
+		}
+	}
+	if len(list) >= maxTried {
+		return list
+	}
+	return append(list, v)
+}

@@ -1,0 +1,118 @@
+package policy
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func explain(t testing.TB, s *Snapshot, target string, addrs ...string) *Explanation {
+	t.Helper()
+	x, err := s.Explain(Question{Target: target, Who: who}, func(string) []netip.Addr {
+		var out []netip.Addr
+		for _, a := range addrs {
+			out = append(out, netip.MustParseAddr(a))
+		}
+		return out
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func TestExplainVerdicts(t *testing.T) {
+	host := allow(t, "api.allowed.test")
+	for _, c := range []struct {
+		name     string
+		s        *Snapshot
+		target   string
+		addr     string
+		verdict  string
+		smallest string // a part of it
+	}{
+		{"allowed", host, "https://api.allowed.test/v1", pub, VerdictAllow, ""},
+		{"allowed http", host, "http://api.allowed.test/v1?q=1", pub, VerdictAllow, ""},
+		{"other name", host, "https://evil.test/", pub, VerdictDeny, "evil.test"},
+		{"other port", host, "https://api.allowed.test:8443/", pub, VerdictDeny, "api.allowed.test:8443"},
+		{"tls only", host, "api.allowed.test:443", pub, VerdictDepends, "api.allowed.test:443"},
+		{"ssh", host, "tcp://api.allowed.test:22", pub, VerdictDeny, "api.allowed.test:22"},
+		{"ssh allowed", allow(t, "api.allowed.test:22"), "api.allowed.test:22", pub, VerdictAllow, ""},
+		{"quic", host, "udp://api.allowed.test:443", pub, VerdictDepends, `network.protocol == "udp"`},
+		{"address", host, "tcp://93.184.216.34:443", "", VerdictDeny, "93.184.216.34:443"},
+		{"IPv6 address", host, "https://[2606:4700::1]/", "", VerdictDeny, "[2606:4700::1]:443"},
+		{"loopback", host, "127.0.0.1:5432", "", VerdictDeny, "127.0.0.1:5432"},
+		{"rebound", host, "https://api.allowed.test/", "127.0.0.1", VerdictDeny, ""},
+		{"private", host, "https://api.allowed.test/", "10.0.0.1", VerdictDeny, ""},
+		{"private, no rule yet", nil, "https://db.test/", "10.0.0.1", VerdictDeny, "allow_private_ips: true"},
+		{"question", host, "dns://api.allowed.test", "", VerdictAllow, ""},
+		{"question of a type", host, "dns://api.allowed.test?type=TXT", "", VerdictDeny, `dns.record_type == "TXT"`},
+		{"blocked", rules(t, `block http.path == "/x"`, `allow dns.query == "a.test" || network.hostname == "a.test"`), "https://a.test/", pub, VerdictDeny, ""},
+		{"not blocked in plain", rules(t, `block http.path == "/x"`, `allow dns.query == "a.test" || network.hostname == "a.test"`), "http://a.test/y", pub, VerdictAllow, ""},
+		{"program", rules(t, `allow (dns.query == "a.test" || http.host == "a.test") && process.exe == "/usr/bin/curl"`), "https://a.test/", pub, VerdictDepends, "a.test"},
+		{"nothing", nil, "https://a.test/", pub, VerdictDeny, "a.test"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := explain(t, c.s, c.target, strings.Fields(c.addr)...)
+			if x.Verdict != c.verdict {
+				t.Errorf("got %s, want %s\n%s", x.Verdict, c.verdict, x)
+			}
+			if (c.smallest == "") != (x.Smallest == "") || !strings.Contains(x.Smallest, c.smallest) {
+				t.Errorf("smallest %q, want %q\n%s", x.Smallest, c.smallest, x)
+			}
+			if _, err := json.Marshal(x); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestExplainText(t *testing.T) {
+	s := allow(t, "api.allowed.test:443")
+	got := explain(t, s, "https://api.allowed.test:8443/", pub).String()
+	for _, want := range []string{
+		"https://api.allowed.test:8443/: deny", "direct: deny", "proxy: deny",
+		"dns      allow → answer: allowed by rule cli-1 (--allow:6)",
+		"flow     deny → refuse: no rule allows it",
+		"not rule cli-1 (--allow:6): network.port is 8443, its ports are 443",
+		"would be allowed by: --allow api.allowed.test:8443",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+func TestExplainTargetErrors(t *testing.T) {
+	for _, target := range []string{"", "a.test", "ftp://a.test/", "a.test:0", "a.test:65536", "https://u:p@a.test/", "https://127.1/", "https://0x7f.1/", "dns://1.2.3.4", "tcp://a.test:1/x", "https://a..b/"} {
+		if x, err := (&Snapshot{}).Explain(Question{Target: target}, nil); err == nil {
+			t.Errorf("%q: %v", target, x)
+		}
+	}
+}
+
+func TestExplainAsksOnlyWhereThePathWould(t *testing.T) {
+	asked := ""
+	for _, s := range []*Snapshot{allow(t, "a.test:22"), rules(t, `block dns.query == "evil.test"`, `allow http.host == "evil.test"`)} {
+		if _, err := s.Explain(Question{Target: "https://evil.test/"}, func(n string) []netip.Addr { asked = n; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked != "" {
+		// The proposals are explained, too, with a rule that lets the question out.
+		x := allow(t, "a.test:22").explain(Question{Target: "https://evil.test/"}, target{scheme: "https", host: "evil.test", port: 443}, func(n string) []netip.Addr {
+			t.Errorf("asked for %s", n)
+			return nil
+		})
+		if x.Verdict != VerdictDeny {
+			t.Error(x)
+		}
+	}
+}
+
+func TestEscape(t *testing.T) {
+	if got := Escape("a\x1b]52;\u202e\n\u2028é \\n\U000e0001"); got != `a\u001b]52;\u202e\u000a\u2028é \n\U000e0001` {
+		t.Errorf("%q", got)
+	}
+}
