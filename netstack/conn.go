@@ -1,0 +1,193 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// A stream is one TCP connection, to the agent or to the outside.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+	// Abort closes with a reset.
+	Abort()
+}
+
+// agentConn is a connection of the agent inside the netstack.
+type agentConn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// Abort implements stream.
+func (c *agentConn) Abort() { c.ep.Abort() }
+
+// A request is a SYN that waits for its answer, which is given exactly once:
+// reset, silence, or a connection.
+type request struct {
+	s    *Stack
+	r    *tcp.ForwarderRequest
+	raw  []byte // the SYN, from its IP header
+	done bool
+}
+
+func (q *request) complete(reset bool) {
+	if !q.done {
+		q.done = true
+		q.r.Complete(reset)
+	}
+}
+
+// reset refuses the connection; silence leaves it to the client's own retries.
+func (q *request) reset()   { q.complete(true) }
+func (q *request) silence() { q.complete(false) }
+
+// unreachable answers with ICMP, quoting the SYN.
+func (q *request) unreachable() {
+	q.complete(false)
+	if q.raw != nil {
+		q.s.inject(icmpError(q.raw, q.s.cfg.Gateway4, q.s.cfg.Gateway6, hostUnreachable))
+	}
+}
+
+// accept finishes the handshake with the client.
+func (q *request) accept() (*agentConn, error) {
+	var wq waiter.Queue
+	ep, terr := q.r.CreateEndpoint(&wq)
+	if terr != nil {
+		q.silence()
+		return nil, errors.New(terr.String())
+	}
+	q.complete(false)
+	ep.SocketOptions().SetKeepAlive(true)
+	// As egress has it: a peer that is gone is noticed after three minutes.
+	idle, interval := tcpip.KeepaliveIdleOption(60*time.Second), tcpip.KeepaliveIntervalOption(15*time.Second)
+	for _, o := range []tcpip.SettableSocketOption{&idle, &interval} {
+		if terr := ep.SetSockOpt(o); terr != nil {
+			ep.Abort()
+			return nil, errors.New(terr.String())
+		}
+	}
+	if terr := ep.SetSockOptInt(tcpip.KeepaliveCountOption, 8); terr != nil {
+		ep.Abort()
+		return nil, errors.New(terr.String())
+	}
+	return &agentConn{TCPConn: gonet.NewTCPConn(&wq, ep), ep: ep}, nil
+}
+
+// maxSYNs bounds the SYNs that are remembered: one for each request that the
+// forwarder may have in flight.
+const maxSYNs = MaxFlows
+
+// A synTable keeps the bytes of SYNs in flight: gVisor's requests do not show
+// them, and an ICMP answer must quote their sequence number.
+type synTable struct {
+	mu sync.Mutex
+	m  map[stack.TransportEndpointID][]byte
+}
+
+func (t *synTable) note(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
+	th := pkt.TransportHeader().Slice()
+	const synAck = 0x12
+	if len(th) < 20 || th[13]&synAck != 0x02 {
+		return
+	}
+	raw := append(append([]byte(nil), pkt.NetworkHeader().Slice()...), th...)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil {
+		t.m = make(map[stack.TransportEndpointID][]byte)
+	}
+	if len(t.m) < maxSYNs {
+		t.m[id] = raw
+	}
+}
+
+func (t *synTable) take(id stack.TransportEndpointID) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	raw := t.m[id]
+	delete(t.m, id)
+	return raw
+}
+
+// gates bound the connects in progress to one address and port.
+type gates struct {
+	mu  sync.Mutex
+	max int
+	m   map[netip.AddrPort]*gate
+}
+
+type gate struct {
+	slots chan struct{}
+	users int
+}
+
+func (g *gates) init(limit int) { g.max, g.m = limit, make(map[netip.AddrPort]*gate) }
+
+// enter waits for a turn; leave must be called after a nil error.
+func (g *gates) enter(ctx context.Context, dst netip.AddrPort) (leave func(), err error) {
+	g.mu.Lock()
+	w := g.m[dst]
+	if w == nil {
+		w = &gate{slots: make(chan struct{}, g.max)}
+		g.m[dst] = w
+	}
+	w.users++
+	g.mu.Unlock()
+	out := func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if w.users--; w.users == 0 {
+			delete(g.m, dst)
+		}
+	}
+	select {
+	case w.slots <- struct{}{}:
+		return func() { <-w.slots; out() }, nil
+	case <-ctx.Done():
+		out()
+		return nil, ctx.Err()
+	}
+}
+
+// timedOut reports a deadline of ours, and not the kernel's ETIMEDOUT, which
+// says that the peer is dead.
+func timedOut(err error) bool {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return false
+	}
+	var ne net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
+}
+
+// past is a deadline that interrupts a read which is under way.
+var past = time.Unix(1, 0)
+
+// lastWords sends a refusal to the client and closes: what the client still
+// sends is read for a moment, since a reset would overtake the words.
+func (s *Stack) lastWords(c stream, words []byte) {
+	end := time.Now().Add(s.times.linger)
+	_ = c.SetDeadline(end) // an error here or below leaves nothing to be said
+	if _, err := c.Write(words); err == nil && c.CloseWrite() == nil {
+		_, _ = io.CopyN(io.Discard, c, maxLinger)
+	}
+	_ = c.Close()
+}
+
+// maxLinger is how much of a refused client's bytes is read and dropped.
+const maxLinger = 1 << 20

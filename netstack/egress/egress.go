@@ -1,0 +1,148 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"sync/atomic"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+// A Config is what a Dialer is made of.
+type Config struct {
+	// Proxy is the upstream proxy, http:// or socks5:// with optional user
+	// information; nil dials directly.
+	Proxy *url.URL
+	// NoProxy lists what is dialled directly nevertheless, in the form of the
+	// NO_PROXY variable.
+	NoProxy string
+	// Session are the session's own networks, never dialled.
+	Session []netip.Prefix
+	// Services maps service addresses to the host's addresses that they stand
+	// for; it is looked at before Session.
+	Services map[netip.Addr]netip.Addr
+}
+
+// A Dialer opens the supervisor's outward connections. It is safe for
+// concurrent use.
+type Dialer struct {
+	cfg    Config
+	direct func(*url.URL) (*url.URL, error)
+	byName atomic.Bool // the proxy has refused an address and taken its name
+	net    net.Dialer
+}
+
+// New checks cfg and returns a Dialer.
+func New(cfg Config) (*Dialer, error) {
+	d := &Dialer{cfg: cfg, net: net.Dialer{KeepAliveConfig: keepAlive}}
+	if cfg.Proxy == nil {
+		return d, nil
+	}
+	switch cfg.Proxy.Scheme {
+	case "http", "socks5", "socks5h":
+	default:
+		return nil, fmt.Errorf("upstream proxy: scheme %q: only http:// and socks5:// are known", cfg.Proxy.Scheme)
+	}
+	if cfg.Proxy.Hostname() == "" {
+		return nil, fmt.Errorf("upstream proxy %q: no host", cfg.Proxy.Redacted())
+	}
+	hp := httpproxy.Config{HTTPSProxy: "http://proxy.invalid", NoProxy: cfg.NoProxy}
+	d.direct = hp.ProxyFunc()
+	return d, nil
+}
+
+// A Conn is one connection to the outside.
+type Conn struct {
+	*net.TCPConn
+	// Via is Direct, Proxied or ByProxy.
+	Via string
+
+	early []byte // what the proxy sent behind its answer
+}
+
+// Read implements net.Conn.
+func (c *Conn) Read(b []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(b, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.TCPConn.Read(b)
+}
+
+// Abort closes the connection with a reset.
+func (c *Conn) Abort() {
+	_ = c.SetLinger(0) // a failure means that it is closed already
+	_ = c.Close()
+}
+
+// synthetic are addresses that stand for a name that only the proxy can
+// resolve (RFC 1112 class E); they never leave.
+var synthetic = netip.MustParsePrefix("240.0.0.0/4")
+
+var errForbidden = errors.New("the address is never dialled")
+
+// Dial connects to dst, the judged address; name is the flow's bound name, ""
+// where it has none. It waits for the answer or ctx. The error is an *Error.
+func (d *Dialer) Dial(ctx context.Context, name string, dst netip.AddrPort) (*Conn, error) {
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	if host, ok := d.cfg.Services[dst.Addr()]; ok {
+		return d.connect(ctx, dst, netip.AddrPortFrom(host, dst.Port()))
+	}
+	if !d.mayDial(dst) {
+		return nil, &Error{Kind: Forbidden, Addr: dst, Err: errForbidden}
+	}
+	if d.useProxy(name, dst) {
+		return d.viaProxy(ctx, name, dst)
+	}
+	if synthetic.Contains(dst.Addr()) {
+		return nil, &Error{Kind: Forbidden, Addr: dst, Err: errForbidden}
+	}
+	return d.connect(ctx, dst, dst)
+}
+
+// mayDial is the last line behind the policy's address classes: connect(2) to
+// the unspecified address reaches the host itself.
+func (d *Dialer) mayDial(dst netip.AddrPort) bool {
+	a := dst.Addr()
+	if !dst.IsValid() || dst.Port() == 0 || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
+		return false
+	}
+	for _, p := range d.cfg.Session {
+		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// useProxy asks NO_PROXY for the name and for the address.
+func (d *Dialer) useProxy(name string, dst netip.AddrPort) bool {
+	if d.cfg.Proxy == nil {
+		return false
+	}
+	hosts := []string{dst.String()}
+	if name != "" {
+		hosts = append(hosts, net.JoinHostPort(name, fmt.Sprint(dst.Port())))
+	}
+	for _, h := range hosts {
+		p, err := d.direct(&url.URL{Scheme: "https", Host: h})
+		if err != nil || p == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// connect dials one address; asked is what an error names.
+func (d *Dialer) connect(ctx context.Context, asked, dst netip.AddrPort) (*Conn, error) {
+	c, err := d.net.DialContext(ctx, "tcp", dst.String())
+	if err != nil {
+		return nil, classify(asked, err)
+	}
+	return &Conn{TCPConn: c.(*net.TCPConn)}, nil
+}

@@ -1,0 +1,217 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"outcall/policy"
+)
+
+// Why flows end from our side; each is a context's cause.
+var (
+	errStopped = errors.New("the session ends")
+	errKilled  = errors.New("closed by the operator")
+	errEvicted = errors.New("the longest idle flow, closed for a new one")
+	errRevoked = errors.New("the rules deny it now")
+)
+
+// A flow is one TCP connection of the agent while it lives: transparent, to
+// the proxy, or to a resolver.
+type flow struct {
+	id    string
+	tuple Tuple
+	proc  *policy.Process
+	start time.Time
+	end   context.CancelCauseFunc
+
+	in, out atomic.Int64 // octets to and from the agent
+	last    atomic.Int64 // unix nanoseconds of the last octet
+
+	mu      sync.Mutex
+	name    string
+	dst     netip.AddrPort // dialled, or asked for
+	via     string
+	opened  bool   // a connection outside exists: the end is audited
+	steps   []step // what was judged, for a reload
+	release []func()
+}
+
+// A step is one verdict that a live flow stands on.
+type step struct {
+	layer policy.Layer
+	facts *policy.Facts
+	addr  netip.Addr
+}
+
+// FlowInfo is one live flow as the operator sees it.
+type FlowInfo struct {
+	ID       string          `json:"id"`
+	Src      netip.AddrPort  `json:"src"`
+	Dst      netip.AddrPort  `json:"dst"`
+	Host     string          `json:"host,omitempty"`
+	Protocol policy.Proto    `json:"protocol"`
+	Process  *policy.Process `json:"process,omitempty"`
+	Via      string          `json:"via,omitempty"`
+	Start    time.Time       `json:"start"`
+	BytesIn  int64           `json:"bytes_in"`
+	BytesOut int64           `json:"bytes_out"`
+}
+
+func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
+
+// bind tells where the flow goes, and what was judged for it. A later verdict
+// of the same layer takes the place of the earlier one.
+func (f *flow) bind(name string, dst netip.AddrPort, st step) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.name, f.dst = name, dst
+	for i := range f.steps {
+		if f.steps[i].layer == st.layer {
+			f.steps[i] = st
+			return
+		}
+	}
+	f.steps = append(f.steps, st)
+}
+
+// hold keeps a pin alive until the flow ends.
+func (f *flow) hold(p Pins, name string, addr netip.Addr) {
+	if name == "" {
+		return
+	}
+	rel := p.Hold(name, addr)
+	f.mu.Lock()
+	f.release = append(f.release, rel)
+	f.mu.Unlock()
+}
+
+func (f *flow) judged() []step {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]step(nil), f.steps...)
+}
+
+func (f *flow) info() FlowInfo {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return FlowInfo{ID: f.id, Src: f.tuple.Src, Dst: f.dst, Host: f.name, Protocol: f.tuple.Proto, Process: f.proc,
+		Via: f.via, Start: f.start, BytesIn: f.in.Load(), BytesOut: f.out.Load()}
+}
+
+// A registry holds the live flows, at most max of them.
+type registry struct {
+	mu  sync.Mutex
+	max int
+	m   map[*flow]struct{}
+}
+
+func (r *registry) init(limit int) { r.max, r.m = limit, make(map[*flow]struct{}) }
+
+// add enters a flow. Where the table is full the longest idle flow is ended,
+// and evicted is true.
+func (r *registry) add(f *flow) (evicted bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.m) >= r.max {
+		var idle *flow
+		for o := range r.m {
+			if idle == nil || o.last.Load() < idle.last.Load() {
+				idle = o
+			}
+		}
+		delete(r.m, idle)
+		idle.end(errEvicted)
+		evicted = true
+	}
+	r.m[f] = struct{}{}
+	return evicted
+}
+
+func (r *registry) remove(f *flow) {
+	r.mu.Lock()
+	delete(r.m, f)
+	r.mu.Unlock()
+}
+
+func (r *registry) len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.m)
+}
+
+func (r *registry) all() []*flow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*flow, 0, len(r.m))
+	for f := range r.m {
+		out = append(out, f)
+	}
+	return out
+}
+
+func (r *registry) killAll(cause error) {
+	for _, f := range r.all() {
+		f.end(cause)
+	}
+}
+
+// begin makes a flow and enters it. Its context ends when the flow shall end;
+// finish must be called.
+func (s *Stack) begin(t Tuple) (context.Context, *flow) {
+	ctx, end := context.WithCancelCause(s.ctx)
+	f := &flow{id: newID(), tuple: t, dst: t.Dst, start: time.Now(), end: end}
+	f.touch()
+	if s.flows.add(f) {
+		s.limited("more than %d flows", s.flows.max)
+	}
+	s.stats.total.Add(1)
+	return ctx, f
+}
+
+// finish leaves the table, frees the pins, and writes the end line.
+func (s *Stack) finish(f *flow) {
+	s.flows.remove(f)
+	f.end(context.Canceled)
+	f.mu.Lock()
+	opened, release := f.opened, f.release
+	f.release = nil
+	f.mu.Unlock()
+	for _, rel := range release {
+		rel()
+	}
+	if !opened {
+		return
+	}
+	i := f.info()
+	e := eventOf(i.ID, i.Dst, i.Protocol, i.Host, i.Process)
+	e.Time, e.Event = time.Now(), "end"
+	e.Session, e.Agent, e.Via = s.cfg.Who.Session, s.cfg.Who.Agent, i.Via
+	e.BytesIn, e.BytesOut = i.BytesIn, i.BytesOut
+	e.DurationMS = time.Since(f.start).Milliseconds()
+	s.cfg.Auditor.Record(e)
+}
+
+// Flows returns the live flows, in no order.
+func (s *Stack) Flows() []FlowInfo {
+	all := s.flows.all()
+	out := make([]FlowInfo, 0, len(all))
+	for _, f := range all {
+		out = append(out, f.info())
+	}
+	return out
+}
+
+// Kill ends the flow with this id, and reports whether there was one.
+func (s *Stack) Kill(id string) bool {
+	for _, f := range s.flows.all() {
+		if f.id == id {
+			f.end(errKilled)
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,144 @@
+package httphead
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// maxTrailer bounds the trailer section, which is read and dropped: no rule
+// saw it.
+const maxTrailer = 8 << 10
+
+// A Chunked reads a chunked body (RFC 9112 section 7.1) strictly: CRLF only,
+// sizes of at most 15 hexadecimal digits, extensions refused where they hold
+// a control octet and dropped otherwise, trailers dropped. The body's end is
+// io.EOF; every other end is an error.
+type Chunked struct {
+	r    *bufio.Reader
+	left int64
+	err  error
+	any  bool
+}
+
+// NewChunked returns a reader of the body that starts at r's position; it
+// consumes exactly the body.
+func NewChunked(r *bufio.Reader) *Chunked { return &Chunked{r: r} }
+
+// Read implements io.Reader.
+func (c *Chunked) Read(b []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	if c.left == 0 {
+		if c.err = c.next(); c.err != nil {
+			return 0, c.err
+		}
+	}
+	n, err := c.r.Read(b[:min(int64(len(b)), c.left)])
+	c.left -= int64(n)
+	if err != nil {
+		c.err = noEOF(err)
+	}
+	return n, c.err
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// next reads the size line of the next chunk, after the CRLF of the last one.
+func (c *Chunked) next() error {
+	if c.any {
+		if l, err := c.line(2); err != nil || l != "" {
+			return orMalformed(err)
+		}
+	}
+	c.any = true
+	l, err := c.line(1 << 10)
+	if err != nil {
+		return err
+	}
+	digits := 0
+	for digits < len(l) {
+		if _, ok := unhex(l[digits]); !ok {
+			break
+		}
+		digits++
+	}
+	if digits == 0 || digits > 15 || digits < len(l) && l[digits] != ';' || clean(l) != nil {
+		return errChunk
+	}
+	c.left, err = strconv.ParseInt(l[:digits], 16, 64)
+	if err != nil {
+		return errChunk
+	}
+	if c.left > 0 {
+		return nil
+	}
+	return c.trailers()
+}
+
+var errChunk = errors.New("malformed chunked body")
+
+func orMalformed(err error) error {
+	if err == nil {
+		return errChunk
+	}
+	return err
+}
+
+func (c *Chunked) trailers() error {
+	for room := maxTrailer; ; {
+		l, err := c.line(room)
+		if err != nil {
+			return err
+		}
+		if l == "" {
+			return io.EOF
+		}
+		if _, err := field(l); err != nil {
+			return err
+		}
+		if room -= len(l) + 2; room <= 2 {
+			return fmt.Errorf("trailers longer than %d octets", maxTrailer)
+		}
+	}
+}
+
+// line reads one CRLF line of at most limit octets, its end included.
+func (c *Chunked) line(limit int) (string, error) {
+	var b []byte
+	for {
+		o, err := c.r.ReadByte()
+		if err != nil {
+			return "", noEOF(err)
+		}
+		if b = append(b, o); len(b) > limit {
+			return "", errChunk
+		}
+		if o != '\n' {
+			continue
+		}
+		if len(b) < 2 || b[len(b)-2] != '\r' {
+			return "", errBareLF
+		}
+		return string(b[:len(b)-2]), nil
+	}
+}
+
+// AppendChunk appends the size line of a chunk of n octets; the data and a
+// CRLF follow it. AppendChunk(b, 0) is the whole end of a body.
+func AppendChunk(b []byte, n int) []byte {
+	b = strconv.AppendInt(b, int64(n), 16)
+	b = append(b, "\r\n"...)
+	if n == 0 {
+		b = append(b, "\r\n"...)
+	}
+	return b
+}

@@ -1,0 +1,168 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"outcall/policy"
+)
+
+// Refuse answers a packet that the kernel's table logged and dropped: b is at
+// least the first 128 octets of it, from the IP header on, and is copied. The
+// process behind it is found, the verdict written, and the client sees a
+// reset or ICMP admin-prohibited. Where the rules would let the packet pass
+// after all (its pin was renewed just now) nothing is answered: the client's
+// retransmission passes. It never blocks; a packet that finds no free slot is
+// lost.
+func (s *Stack) Refuse(b []byte) {
+	p, err := parsePacket(append([]byte(nil), b...))
+	if err != nil {
+		s.stats.lost.Add(1)
+		s.limited("a packet that cannot be read was dropped: %v", err)
+		return
+	}
+	if p.quiet() {
+		return
+	}
+	s.later(s.packets, func(ctx context.Context) { s.refuse(ctx, p) })
+}
+
+// refuse judges and answers one packet of which nothing passes.
+func (s *Stack) refuse(ctx context.Context, p packet) {
+	if t := p.tcp(); t != nil && t.Flags().Contains(header.TCPFlagRst) {
+		return
+	}
+	k := judging{p.proto, p.src, p.dst}
+	if !s.asked.begin(k) {
+		return // a retransmission while its first copy is judged
+	}
+	defer s.asked.done(k)
+	t, r := s.judgePacket(ctx, p)
+	if r.pass {
+		return
+	}
+	var name string
+	if r.Name != "" {
+		name = r.Name
+	}
+	e := eventOf(newID(), p.dst, t.Proto, name, s.attribute(ctx, t))
+	s.verdict(policy.LayerFlow, r, e)
+	if p.proto == protoTCP && !p.fragment {
+		s.inject(tcpReset(p))
+		return
+	}
+	s.inject(icmpError(p.raw, s.cfg.Gateway4, s.cfg.Gateway6, adminProhibited))
+}
+
+// judgePacket asks for the verdict. Only a SYN can pass in the end.
+func (s *Stack) judgePacket(ctx context.Context, p packet) (Tuple, ruling) {
+	t := Tuple{Src: p.src, Dst: p.dst}
+	switch {
+	case p.fragment:
+		return t, structural("a fragment without its transport header cannot be judged")
+	case p.proto == protoTCP:
+		t.Proto = policy.TCP
+		f := p.tcp()
+		if f == nil {
+			return t, structural("a TCP header that is not whole")
+		}
+		if f.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+			return t, structural("a TCP segment of no connection that is allowed")
+		}
+	case p.proto == protoUDP:
+		t.Proto = policy.UDP
+	case p.proto == protoICMP || p.proto == protoICMPv6:
+		t.Proto = policy.ICMP
+	default:
+		return t, structural(fmt.Sprintf("IP protocol %d cannot be judged", p.proto))
+	}
+	r, _, _ := s.judgeFlow(ctx, t, s.attribute(ctx, t))
+	if r.pass && t.Proto != policy.TCP {
+		r = structural(string(t.Proto) + " is not carried")
+	}
+	return t, r
+}
+
+// judging is a packet's attempt while it is judged.
+type judging struct {
+	proto    uint8
+	src, dst netip.AddrPort
+}
+
+// A judgingSet tells retransmissions; it has one entry for each slot in work.
+type judgingSet struct {
+	mu sync.Mutex
+	m  map[judging]struct{}
+}
+
+func (j *judgingSet) begin(k judging) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, ok := j.m[k]; ok {
+		return false
+	}
+	if j.m == nil {
+		j.m = make(map[judging]struct{})
+	}
+	j.m[k] = struct{}{}
+	return true
+}
+
+func (j *judgingSet) done(k judging) {
+	j.mu.Lock()
+	delete(j.m, k)
+	j.mu.Unlock()
+}
+
+// inject sends a packet of ours to the agent; nil is none.
+func (s *Stack) inject(b []byte) {
+	if b == nil {
+		return
+	}
+	proto := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber)
+	if b[0]>>4 == 6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	// A full link loses the answer, as a wire would; the link knows the peer.
+	if err := s.net.WritePacketToRemote(nic, "", proto, buffer.MakeWithData(b)); err != nil {
+		s.stats.lost.Add(1)
+	}
+}
+
+// rawPacket is a copy of a received packet from its IP header on.
+func rawPacket(pkt *stack.PacketBuffer) []byte {
+	b := append([]byte(nil), pkt.NetworkHeader().Slice()...)
+	b = append(b, pkt.TransportHeader().Slice()...)
+	return append(b, pkt.Data().AsRange().ToSlice()...)
+}
+
+// datagram takes every UDP packet: DNS questions to whatever address are
+// answered, all else is refused. It runs on the link's reader and never blocks.
+func (s *Stack) datagram(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	if id.LocalPort != dnsPort {
+		s.Refuse(rawPacket(pkt))
+		return true
+	}
+	src := netip.AddrPortFrom(fromAddr(id.RemoteAddress), id.RemotePort)
+	dst := netip.AddrPortFrom(fromAddr(id.LocalAddress), id.LocalPort)
+	msg := pkt.Data().AsRange().ToSlice()
+	s.later(s.questions, func(ctx context.Context) {
+		if reply := s.cfg.DNS.ServeUDP(ctx, src, dst, msg); reply != nil {
+			s.inject(udpPacket(dst, src, reply))
+		}
+	})
+	return true
+}
+
+// echo takes every ICMP packet that the stack does not handle by itself.
+func (s *Stack) echo(_ stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	s.Refuse(rawPacket(pkt))
+	return true
+}
