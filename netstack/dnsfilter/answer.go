@@ -101,6 +101,9 @@ func (f *Filter) source(ctx context.Context, a *ask) (_ *data, cached bool, err 
 	if d := f.hostEntry(a); d != nil {
 		return d, false, nil
 	}
+	if f.synth != nil {
+		return f.ownAddrs(a.qtype, f.synth.of(a.name)), false, nil
+	}
 	k := cacheKey{a.name, a.qtype}
 	if d := f.cache.get(k); d != nil {
 		return d, true, nil
@@ -140,10 +143,7 @@ func (f *Filter) addresses(ctx context.Context, r *ruleset, a *ask, facts *polic
 	b := pin.Binding{Generation: r.generation, Name: a.name, TTL: ttl, Facts: facts, Proxy: a.proxy}
 	var open []netip.Addr
 	for _, addr := range addrs {
-		ok, why := d.fixed, ""
-		if !ok {
-			ok, why = f.open(r, a.name, facts, addr)
-		}
+		ok, why := f.open(r, a.name, facts, addr)
 		if !ok {
 			stripped = append(stripped, fmt.Sprintf("%v: %s", addr, why))
 			continue
@@ -257,10 +257,13 @@ func (f *Filter) failed(a *ask, err error) *result {
 	switch {
 	case errors.Is(err, pin.ErrStale):
 		return res // the caller judges again
-	case errors.Is(err, ErrNoUpstream), errors.Is(err, ErrTimeout):
-		res.ede, res.edeText = int(dns.ExtendedErrorCodeNoReachableAuthority), "outcall: "+err.Error()
+	// The resolvers' addresses are the host's: not told inside.
+	case errors.Is(err, ErrNoUpstream):
+		res.ede, res.edeText = int(dns.ExtendedErrorCodeNoReachableAuthority), "outcall: "+ErrNoUpstream.Error()
+	case errors.Is(err, ErrTimeout):
+		res.ede, res.edeText = int(dns.ExtendedErrorCodeNoReachableAuthority), "outcall: "+ErrTimeout.Error()
 	case errors.Is(err, ErrUpstream):
-		res.ede, res.edeText = int(dns.ExtendedErrorCodeNetworkError), "outcall: "+err.Error()
+		res.ede, res.edeText = int(dns.ExtendedErrorCodeNetworkError), "outcall: "+ErrUpstream.Error()
 	default:
 		if errors.Is(err, pin.ErrFull) {
 			f.limits.hit("the session's pin table is full")

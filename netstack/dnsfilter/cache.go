@@ -18,7 +18,6 @@ type data struct {
 	ttl    time.Duration
 	born   time.Time // when ttl began
 	server string    // upstream that answered, "" for our own data
-	fixed  bool      // our own service addresses, which are not filtered
 }
 
 // left returns what remains of the TTL.

@@ -81,6 +81,12 @@ type Config struct {
 	Exchanger Exchanger
 	Upstreams []netip.AddrPort // asked in this order, the last good one first
 
+	// Synthetic is a block (IPv4, /16 or larger) from which each name gets an
+	// address where only an upstream proxy can resolve names; no question is
+	// asked upstream then. The zero value is off. policy.Host.Synthetic and
+	// package egress must know the same block.
+	Synthetic netip.Prefix
+
 	Observe bool // rule denials are let through and marked would_deny
 	IPv6    bool // the session has IPv6; without it AAAA is NODATA
 
@@ -106,6 +112,7 @@ type Filter struct {
 	cache     *cache
 	up        *upstream
 	recent    *recent
+	synth     *synthetic // nil: names are resolved upstream
 	limits    *limiter
 	stats     counters
 
@@ -139,6 +146,7 @@ func New(c Config) *Filter {
 		conns:     make(chan struct{}, MaxTCP),
 		cache:     newCache(c.Clock),
 		recent:    newRecent(c.Clock),
+		synth:     newSynthetic(c.Synthetic),
 		limits:    &limiter{},
 	}
 	f.rules = f.current

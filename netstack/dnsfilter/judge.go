@@ -148,11 +148,14 @@ func (f *Filter) vetoChain(r *ruleset, a *ask, chain []string) (verdict, bool) {
 	return verdict{}, false
 }
 
-// open reports whether an address may be an answer; the session's own
-// service address of HostName is no address of anyone else.
+// open reports whether an address may be an answer for a name. Addresses that
+// the filter itself gave the name are; nobody else's answer may have them.
 func (f *Filter) open(r *ruleset, name string, facts *policy.Facts, addr netip.Addr) (bool, string) {
-	if name == HostName && (addr == f.cfg.Host4 || addr == f.cfg.Host6) {
+	if name == HostName && (addr == f.cfg.Host4 || addr == f.cfg.Host6) || f.synth.has(name, addr) {
 		return true, ""
+	}
+	if f.synth != nil && f.cfg.Synthetic.Contains(addr) {
+		return false, "a synthetic address of another name"
 	}
 	return r.openAddr(facts, addr, f.cfg.Host())
 }

@@ -71,9 +71,7 @@ func (f *Filter) pinnedPTR(a *ask) *data {
 // hosts file. Such a name is not asked upstream for any type.
 func (f *Filter) hostEntry(a *ask) *data {
 	if a.name == HostName {
-		d := f.ownAddrs(a.qtype, f.cfg.Host4, f.cfg.Host6)
-		d.fixed = true
-		return d
+		return f.ownAddrs(a.qtype, f.cfg.Host4, f.cfg.Host6)
 	}
 	if addrs := f.cfg.Hosts(a.name); len(addrs) > 0 {
 		return f.ownAddrs(a.qtype, addrs...)
