@@ -5,25 +5,24 @@ import (
 	"net/netip"
 )
 
-// A Question is what Explain is asked.
-type Question struct {
+// An ExplainQuery is what Explain is asked.
+type ExplainQuery struct {
 	// Target is https://host/path, http://host/path, host:port,
 	// tcp://host:port, udp://host:port or dns://name?type=A.
 	Target string
 	Who    Who
-	// Process is the program that asks; nil means not given: then the programs
-	// that the rules name are tried, and Depends tells where that matters.
-	Process *Process
-	// Addr is the address that the name has; invalid means not given: then
-	// the resolver is asked.
-	Addr netip.Addr
+	// Exe is the program that asks; "" means not given: then the programs that
+	// the rules name are tried, and Depends tells where that matters.
+	Exe string
+	// IP is the address that the name has; invalid means not given: then
+	// Resolve is asked.
+	IP   netip.Addr
 	Host *Host // may be nil
+	// Resolve returns the addresses of a name: the live pins of a session, or
+	// what its resolver would answer. It is called only where the data path
+	// would ask under the rules as they are, and once. May be nil.
+	Resolve func(name string) ([]netip.Addr, error)
 }
-
-// A Resolver returns the addresses of a name: the live pins of a session, or
-// what its resolver would answer. Explain calls it only where the data path
-// would ask.
-type Resolver func(name string) []netip.Addr
 
 // An Explanation is the answer: the verdict of each way to the target, and
 // what it rests on.
@@ -82,7 +81,7 @@ const (
 // Explain composes the steps of the data path for one target, in its order
 // and with its functions (Step, Flow, Content, OpenAddr, Grants, MayResolve,
 // Act), and says what they answer. The error is a target that cannot be read.
-func (s *Snapshot) Explain(q Question, resolve Resolver) (*Explanation, error) {
+func (s *Snapshot) Explain(q ExplainQuery) (*Explanation, error) {
 	t, err := parseTarget(q.Target)
 	if err != nil {
 		return nil, fmt.Errorf("explain %q: %w", q.Target, err)
@@ -90,23 +89,26 @@ func (s *Snapshot) Explain(q Question, resolve Resolver) (*Explanation, error) {
 	if s == nil {
 		s = &Snapshot{}
 	}
-	x := s.explain(q, t, resolve)
-	x.depends(s, q, t, resolve)
+	ask, known := asked(q.Resolve)
+	q.Resolve = ask
+	x := s.explain(q, t)
+	q.Resolve = known
+	x.depends(s, q, t)
 	if x.Verdict != VerdictAllow {
-		x.smallest(s, q, t, resolve)
+		x.smallest(s, q, t)
 	}
 	return x, nil
 }
 
 // explain runs both routes once.
-func (s *Snapshot) explain(q Question, t target, resolve Resolver) *Explanation {
+func (s *Snapshot) explain(q ExplainQuery, t target) *Explanation {
 	x := &Explanation{Target: q.Target}
 	vias := []string{"direct", "proxy"}
 	if t.scheme == "dns" || t.scheme == "udp" {
 		vias = vias[:1]
 	}
 	for _, via := range vias {
-		w := &way{s: s, q: q, t: t, resolve: resolve}
+		w := &way{s: s, q: q, t: t}
 		if via == "proxy" {
 			w.proxy()
 		} else {
@@ -114,7 +116,11 @@ func (s *Snapshot) explain(q Question, t target, resolve Resolver) *Explanation 
 		}
 		x.Routes = append(x.Routes, w.route(via))
 		if w.assumed.IsValid() {
-			x.Depends = append(x.Depends, fmt.Sprintf("network.ip is not known: a public address that no rule names is assumed (%s)", w.assumed))
+			why := ""
+			if w.failed != nil {
+				why = " (" + w.failed.Error() + ")"
+			}
+			x.Depends = append(x.Depends, fmt.Sprintf("network.ip is not known%s: a public address that no rule names is assumed, %s", why, w.assumed))
 		}
 	}
 	x.Depends = x.Depends[:min(1, len(x.Depends))]
@@ -130,9 +136,9 @@ func (s *Snapshot) explain(q Question, t target, resolve Resolver) *Explanation 
 }
 
 // depends tries what was not given: each program and agent that a rule names.
-func (x *Explanation) depends(s *Snapshot, q Question, t target, resolve Resolver) {
-	try := func(label string, q Question) {
-		if y := s.explain(q, t, resolve); y.Verdict != x.Verdict {
+func (x *Explanation) depends(s *Snapshot, q ExplainQuery, t target) {
+	try := func(label string, q ExplainQuery) {
+		if y := s.explain(q, t); y.Verdict != x.Verdict {
 			x.Depends = append(x.Depends, label+": "+y.Verdict+" ("+y.Reason+")")
 		}
 	}
@@ -151,15 +157,15 @@ func (x *Explanation) depends(s *Snapshot, q Question, t target, resolve Resolve
 		}
 	}
 	before := len(x.Depends)
-	if q.Process == nil {
+	if q.Exe == "" {
 		for _, e := range exes {
 			p := q
-			p.Process = &Process{Exe: e}
+			p.Exe = e
 			try("process.exe "+e, p)
 		}
 		for _, n := range names {
 			p := q
-			p.Process = &Process{Exe: "/usr/bin/" + n}
+			p.Exe = "/usr/bin/" + n
 			try("process.name "+n, p)
 		}
 	}
@@ -173,6 +179,27 @@ func (x *Explanation) depends(s *Snapshot, q Question, t target, resolve Resolve
 	if len(x.Depends) > before {
 		x.Verdict = VerdictDepends
 	}
+}
+
+// asked keeps what a resolver answers. known answers from that alone: what is
+// only tried (another program, an added rule) must not let a question out
+// that the policy as it is keeps in.
+func asked(resolve func(string) ([]netip.Addr, error)) (ask, known func(string) ([]netip.Addr, error)) {
+	type answer struct {
+		addrs []netip.Addr
+		err   error
+	}
+	answers := map[string]answer{}
+	ask = func(name string) ([]netip.Addr, error) {
+		a, ok := answers[name]
+		if !ok && resolve != nil {
+			a.addrs, a.err = resolve(name)
+			answers[name] = a
+		}
+		return a.addrs, a.err
+	}
+	known = func(name string) ([]netip.Addr, error) { return answers[name].addrs, answers[name].err }
+	return ask, known
 }
 
 // maxTried bounds the values of one field that Explain tries.

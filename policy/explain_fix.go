@@ -7,7 +7,7 @@ import (
 
 // smallest finds the smallest rule that would allow the target, and proves it
 // by explaining the target again with the rule added.
-func (x *Explanation) smallest(s *Snapshot, q Question, t target, resolve Resolver) {
+func (x *Explanation) smallest(s *Snapshot, q ExplainQuery, t target) {
 	for _, c := range proposals(t) {
 		src, err := c.source()
 		if err != nil {
@@ -17,7 +17,7 @@ func (x *Explanation) smallest(s *Snapshot, q Question, t target, resolve Resolv
 		if err != nil {
 			continue
 		}
-		if y := with.explain(q, t, resolve); y.Verdict == VerdictAllow {
+		if y := with.explain(q, t); y.Verdict == VerdictAllow {
 			x.Smallest, x.Advice = c.text, c.how
 			return
 		}

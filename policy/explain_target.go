@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A target is a parsed Target of a Question.
+// A target is a parsed Target of an ExplainQuery.
 type target struct {
 	scheme string // https, http, tcp, udp, dns
 	host   string // canonical name, or the text of addr

@@ -9,13 +9,12 @@ import (
 
 func explain(t testing.TB, s *Snapshot, target string, addrs ...string) *Explanation {
 	t.Helper()
-	x, err := s.Explain(Question{Target: target, Who: who}, func(string) []netip.Addr {
-		var out []netip.Addr
+	x, err := s.Explain(ExplainQuery{Target: target, Who: who, Resolve: func(string) (out []netip.Addr, err error) {
 		for _, a := range addrs {
 			out = append(out, netip.MustParseAddr(a))
 		}
-		return out
-	})
+		return out, nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +44,7 @@ func TestExplainVerdicts(t *testing.T) {
 		{"loopback", host, "127.0.0.1:5432", "", VerdictDeny, "127.0.0.1:5432"},
 		{"rebound", host, "https://api.allowed.test/", "127.0.0.1", VerdictDeny, ""},
 		{"private", host, "https://api.allowed.test/", "10.0.0.1", VerdictDeny, ""},
-		{"private, no rule yet", nil, "https://db.test/", "10.0.0.1", VerdictDeny, "allow_private_ips: true"},
+		{"private, no rule yet", nil, "https://db.test/", "10.0.0.1", VerdictDeny, "db.test"}, // its address is not asked for
 		{"question", host, "dns://api.allowed.test", "", VerdictAllow, ""},
 		{"question of a type", host, "dns://api.allowed.test?type=TXT", "", VerdictDeny, `dns.record_type == "TXT"`},
 		{"blocked", rules(t, `block http.path == "/x"`, `allow dns.query == "a.test" || network.hostname == "a.test"`), "https://a.test/", pub, VerdictDeny, ""},
@@ -86,27 +85,27 @@ func TestExplainText(t *testing.T) {
 
 func TestExplainTargetErrors(t *testing.T) {
 	for _, target := range []string{"", "a.test", "ftp://a.test/", "a.test:0", "a.test:65536", "https://u:p@a.test/", "https://127.1/", "https://0x7f.1/", "dns://1.2.3.4", "tcp://a.test:1/x", "https://a..b/"} {
-		if x, err := (&Snapshot{}).Explain(Question{Target: target}, nil); err == nil {
+		if x, err := (&Snapshot{}).Explain(ExplainQuery{Target: target}); err == nil {
 			t.Errorf("%q: %v", target, x)
 		}
 	}
 }
 
+// TestExplainAsksOnlyWhereThePathWould: where no question would leave, none
+// does by asking for an explanation, nor for its proposals and trials.
 func TestExplainAsksOnlyWhereThePathWould(t *testing.T) {
-	asked := ""
-	for _, s := range []*Snapshot{allow(t, "a.test:22"), rules(t, `block dns.query == "evil.test"`, `allow http.host == "evil.test"`)} {
-		if _, err := s.Explain(Question{Target: "https://evil.test/"}, func(n string) []netip.Addr { asked = n; return nil }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if asked != "" {
-		// The proposals are explained, too, with a rule that lets the question out.
-		x := allow(t, "a.test:22").explain(Question{Target: "https://evil.test/"}, target{scheme: "https", host: "evil.test", port: 443}, func(n string) []netip.Addr {
+	for _, s := range []*Snapshot{
+		allow(t, "a.test:22"),
+		rules(t, `block dns.query == "evil.test"`, `allow http.host == "evil.test"`),
+		rules(t, `allow tls.sni == "evil.test"`),
+		rules(t, `allow (dns.query == "evil.test" || http.host == "evil.test") && process.exe == "/usr/bin/curl"`),
+	} {
+		q := ExplainQuery{Target: "https://evil.test/", Resolve: func(n string) ([]netip.Addr, error) {
 			t.Errorf("asked for %s", n)
-			return nil
-		})
-		if x.Verdict != VerdictDeny {
-			t.Error(x)
+			return nil, nil
+		}}
+		if x, err := s.Explain(q); err != nil || x.Verdict == VerdictAllow {
+			t.Error(x, err)
 		}
 	}
 }

@@ -11,11 +11,11 @@ const maxAddrs = 16
 // A way drives the steps of one route to a target.
 type way struct {
 	s       *Snapshot
-	q       Question
+	q       ExplainQuery
 	t       target
-	resolve Resolver
 	steps   []ExplainedStep
 	assumed netip.Addr // the stand-in, where no address is known
+	failed  error      // why none is
 
 	ends []end // how each address ended
 }
@@ -29,7 +29,9 @@ type end struct {
 // facts returns new facts of a layer with what is the same at all.
 func (w *way) facts(l Layer) *Facts {
 	f := NewFacts(l, w.q.Who)
-	f.SetProcess(w.q.Process)
+	if w.q.Exe != "" {
+		f.SetProcess(&Process{Exe: w.q.Exe})
+	}
 	return f
 }
 
@@ -90,13 +92,11 @@ func (w *way) direct() {
 
 // addresses are those of the target's name.
 func (w *way) addresses() []netip.Addr {
-	if w.q.Addr.IsValid() {
-		return []netip.Addr{w.q.Addr.Unmap()}
+	if w.q.IP.IsValid() {
+		return []netip.Addr{w.q.IP.Unmap()}
 	}
 	var out []netip.Addr
-	if w.resolve != nil {
-		out = w.resolve(w.t.name())
-	}
+	out, w.failed = w.q.Resolve(w.t.name())
 	if len(out) == 0 {
 		w.assumed = w.s.unnamed(w.q.Host)
 		return []netip.Addr{w.assumed}

@@ -4,6 +4,6 @@ package policy
 
 import "syscall"
 
-// openFlags keep an open from waiting for the other end of a pipe, and from
-// following a link in the last place of a path.
-const openFlags = syscall.O_NONBLOCK | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
+// openFlags keep an open from waiting for the other end of a pipe that was put
+// in the place of a file.
+const openFlags = syscall.O_NONBLOCK

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -17,78 +16,84 @@ import (
 // limits MaxFiles, MaxFileSize and MaxTotalSize. A file that a path names
 // itself is read whatever it is called.
 func ReadPaths(origin Origin, paths ...string) ([]Source, error) {
-	var files []string
-	for _, p := range paths {
-		st, err := os.Stat(p)
-		if err != nil {
-			return nil, fmt.Errorf("read rules: %w", err)
-		}
-		if !st.IsDir() {
-			files = append(files, p)
-			continue
-		}
-		root, err := os.OpenRoot(p)
-		if err != nil {
-			return nil, fmt.Errorf("read rules: %w", err)
-		}
-		names, err := ruleNames(root)
-		root.Close()
-		if err != nil {
-			return nil, fmt.Errorf("read rules in %s: %w", p, err)
-		}
-		for _, n := range names {
-			files = append(files, filepath.Join(p, n))
-		}
-	}
-	slices.Sort(files)
-	files = slices.Compact(files)
-	if len(files) > MaxFiles {
-		return nil, fmt.Errorf("read rules: %d files, more than %d", len(files), MaxFiles)
-	}
 	var out []Source
-	total := 0
-	for _, p := range files {
-		data, err := readRuleFile(p)
+	for _, p := range paths {
+		d, err := openPlace(p)
 		if err != nil {
 			return nil, err
 		}
-		if total += len(data); total > MaxTotalSize {
-			return nil, fmt.Errorf("read rules: more than %d bytes in all", MaxTotalSize)
+		src, err := d.read(origin)
+		d.close()
+		if err != nil {
+			return nil, err
 		}
-		out = append(out, Source{Path: p, Data: data, Origin: origin})
+		out = append(out, src...)
 	}
-	return out, nil
+	return tidy(out)
 }
 
-// ReadDir reads the rule files of an open directory, as ReadPaths does; the
-// sources are named as if the directory stood at path. A reload uses it with
-// the directory that was opened at the start, so that nothing put in its
-// place counts.
-func ReadDir(origin Origin, root *os.Root, path string) ([]Source, error) {
-	names, err := ruleNames(root)
-	if err != nil {
-		return nil, fmt.Errorf("read rules in %s: %w", path, err)
+// tidy sorts sources by path, drops what is named twice, and holds the limits
+// of the whole.
+func tidy(src []Source) ([]Source, error) {
+	slices.SortStableFunc(src, func(a, b Source) int { return strings.Compare(a.Path, b.Path) })
+	src = slices.CompactFunc(src, func(a, b Source) bool { return a.Path == b.Path })
+	total := 0
+	for _, s := range src {
+		total += len(s.Data)
 	}
-	if len(names) > MaxFiles {
-		return nil, fmt.Errorf("read rules in %s: %d files, more than %d", path, len(names), MaxFiles)
+	if len(src) > MaxFiles || total > MaxTotalSize {
+		return nil, fmt.Errorf("read rules: %d files of %d bytes in all: at most %d files and %d bytes", len(src), total, MaxFiles, MaxTotalSize)
+	}
+	return src, nil
+}
+
+// A place is an open directory with rule files, or one file of it. What is
+// put in the directory's stead later is not read.
+type place struct {
+	root *os.Root
+	path string // of the directory, as the user wrote it
+	file string // one file of it; "" means all rule files
+}
+
+// openPlace opens a rule file or a directory of them.
+func openPlace(path string) (*place, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("read rules: %w", err)
+	}
+	p := &place{path: path}
+	if !st.IsDir() {
+		p.path, p.file = filepath.Dir(path), filepath.Base(path)
+	}
+	if p.root, err = os.OpenRoot(p.path); err != nil {
+		return nil, fmt.Errorf("read rules: %w", err)
+	}
+	return p, nil
+}
+
+func (p *place) close() { p.root.Close() }
+
+// read reads the rule files as they are now.
+func (p *place) read(origin Origin) ([]Source, error) {
+	names := []string{p.file}
+	if p.file == "" {
+		var err error
+		if names, err = ruleNames(p.root); err != nil {
+			return nil, fmt.Errorf("read rules in %s: %w", p.path, err)
+		}
 	}
 	var out []Source
 	total := 0
 	for _, n := range names {
-		f, err := root.OpenFile(n, os.O_RDONLY|openFlags, 0)
+		data, err := readRegular(p.root, n)
 		if err != nil {
-			return nil, fmt.Errorf("read rule file: %w", err)
-		}
-		data, err := readRegular(f, filepath.Join(path, n))
-		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read rule file %s: %w", filepath.Join(p.path, n), err)
 		}
 		if total += len(data); total > MaxTotalSize {
-			return nil, fmt.Errorf("read rules in %s: more than %d bytes in all", path, MaxTotalSize)
+			return nil, fmt.Errorf("read rules in %s: more than %d bytes in all", p.path, MaxTotalSize)
 		}
-		out = append(out, Source{Path: filepath.Join(path, n), Data: data, Origin: origin})
+		out = append(out, Source{Path: filepath.Join(p.path, n), Data: data, Origin: origin})
 	}
-	slices.SortFunc(out, func(a, b Source) int { return cmp.Compare(a.Path, b.Path) })
 	return out, nil
 }
 
@@ -109,9 +114,6 @@ func ruleNames(root *os.Root) ([]string, error) {
 			if ext != ".yaml" && ext != ".yml" || strings.HasPrefix(e.Name(), ".") {
 				continue
 			}
-			if !e.Type().IsRegular() {
-				return nil, fmt.Errorf("%s is not a regular file", e.Name())
-			}
 			if names = append(names, e.Name()); len(names) > MaxFiles {
 				return nil, fmt.Errorf("more than %d files", MaxFiles)
 			}
@@ -126,31 +128,44 @@ func ruleNames(root *os.Root) ([]string, error) {
 	}
 }
 
-func readRuleFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|openFlags, 0)
+// readRegular reads one file of a directory. It must be a regular file before
+// it is opened (a pipe would wait) and the same one after.
+func readRegular(root *os.Root, name string) ([]byte, error) {
+	before, err := root.Lstat(name)
 	if err != nil {
-		return nil, fmt.Errorf("read rule file: %w", err)
+		return nil, errors.Unwrap(err)
 	}
-	return readRegular(f, path)
-}
-
-// readRegular reads and closes one file. It looks at what was opened, not at
-// what the name led to before.
-func readRegular(f fs.File, path string) ([]byte, error) {
+	if !before.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is no regular file but %s", kindOf(before.Mode()))
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|openFlags, 0)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read rule file %s: %w", path, err)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("read rule file %s: it is not a regular file", path)
+	if st, err := f.Stat(); err != nil || !os.SameFile(before, st) {
+		return nil, errors.New("it was replaced while it was opened")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("read rule file %s: %w", path, err)
+		return nil, err
 	}
 	if len(data) > MaxFileSize {
-		return nil, fmt.Errorf("read rule file %s: it is larger than %d bytes", path, MaxFileSize)
+		return nil, fmt.Errorf("it is larger than %d bytes", MaxFileSize)
 	}
 	return data, nil
+}
+
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
 }
