@@ -39,9 +39,11 @@ type Question struct {
 type Answer struct {
 	Addrs   []netip.Addr
 	Outcome policy.Outcome // of the dns layer
-	Denied  bool           // by the dns layer; Outcome says by which rule
-	Reason  string         // why there is no address, for people
-	Timeout bool           // nobody answered
+	Denied  bool           // by the dns layer; Outcome says by which rule and why
+	// Structural denials hold in every mode.
+	Structural bool
+	Reason     string // why there is no address, for people
+	Timeout    bool   // nobody answered
 }
 
 // Names is the DNS filter.

@@ -184,7 +184,7 @@ func (d *duplex) judge(facts *policy.Facts) ruling {
 		if r.Name != "" {
 			name = r.Name
 		}
-		d.f.bind(name, d.dst, step{facts.Layer(), facts, d.dst.Addr()})
+		d.f.bind(name, d.dst, step{facts.Layer(), facts, d.dst.Addr(), r.allowedBy()})
 		if !d.s.current(d.f, snap) {
 			return structural(errRevoked.Error())
 		}

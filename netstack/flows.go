@@ -33,6 +33,7 @@ type flow struct {
 
 	mu      sync.Mutex
 	name    string
+	rule    string
 	dst     netip.AddrPort // dialled, or asked for
 	via     string
 	opened  bool   // a connection outside exists: the end is audited
@@ -45,6 +46,7 @@ type step struct {
 	layer policy.Layer
 	facts *policy.Facts
 	addr  netip.Addr
+	rule  string // that allowed it; "" in observe where none did
 }
 
 // FlowInfo is one live flow as the operator sees it.
@@ -53,6 +55,7 @@ type FlowInfo struct {
 	Src      netip.AddrPort  `json:"src"`
 	Dst      netip.AddrPort  `json:"dst"`
 	Host     string          `json:"host,omitempty"`
+	Rule     string          `json:"rule,omitempty"` // that allowed it last
 	Protocol policy.Proto    `json:"protocol"`
 	Process  *policy.Process `json:"process,omitempty"`
 	Via      string          `json:"via,omitempty"`
@@ -68,7 +71,7 @@ func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
 func (f *flow) bind(name string, dst netip.AddrPort, st step) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.name, f.dst = name, dst
+	f.name, f.dst, f.rule = name, dst, st.rule
 	for i := range f.steps {
 		if f.steps[i].layer == st.layer {
 			f.steps[i] = st
@@ -98,7 +101,7 @@ func (f *flow) judged() []step {
 func (f *flow) info() FlowInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return FlowInfo{ID: f.id, Src: f.tuple.Src, Dst: f.dst, Host: f.name, Protocol: f.tuple.Proto, Process: f.proc,
+	return FlowInfo{ID: f.id, Src: f.tuple.Src, Dst: f.dst, Host: f.name, Rule: f.rule, Protocol: f.tuple.Proto, Process: f.proc,
 		Via: f.via, Start: f.start, BytesIn: f.in.Load(), BytesOut: f.out.Load()}
 }
 

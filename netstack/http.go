@@ -199,6 +199,9 @@ func (h *httpConn) malformed(err error) error {
 
 // end sends a last answer: the server's side is closed first.
 func (h *httpConn) end(words []byte) {
+	if !h.transparent && (bytes.HasPrefix(words, []byte("HTTP/1.1 400")) || bytes.HasPrefix(words, []byte("HTTP/1.1 403"))) {
+		h.s.stats.proxyBlocked.Add(1)
+	}
 	if h.origin != nil {
 		h.origin.Abort()
 	}
@@ -208,6 +211,7 @@ func (h *httpConn) end(words []byte) {
 // handle serves one request. errDone ends the connection.
 func (h *httpConn) handle(ctx context.Context, r *httphead.Request) error {
 	if !h.transparent {
+		h.s.stats.proxyRequests.Add(1)
 		return h.explicit(ctx, r)
 	}
 	if r.Form == httphead.Tunnel {
@@ -253,7 +257,7 @@ func (h *httpConn) judge(r *httphead.Request, dst netip.AddrPort) ruling {
 	}
 	rul := h.s.rule(policy.LayerRequest, snap.Content(facts, dst.Addr(), cands, h.s.cfg.Host()), len(cands) > 0)
 	if rul.pass && dst.Addr().IsValid() {
-		h.f.bind(r.Host.Host, dst, step{policy.LayerRequest, facts, dst.Addr()})
+		h.f.bind(r.Host.Host, dst, step{policy.LayerRequest, facts, dst.Addr(), rul.allowedBy()})
 		if !h.s.current(h.f, snap) {
 			return structural(errRevoked.Error())
 		}

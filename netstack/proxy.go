@@ -24,6 +24,8 @@ func (s *Stack) serveProxy(ctx context.Context, f *flow, q *request) {
 	}
 	defer stop()
 	defer c.Close()
+	s.stats.proxyActive.Add(1)
+	defer s.stats.proxyActive.Add(-1)
 	f.proc = s.attribute(ctx, f.tuple)
 	h := &httpConn{s: s, f: f, c: c, proc: f.proc, br: bufio.NewReaderSize(c, smallBuffer)}
 	h.serve(ctx)
@@ -89,7 +91,7 @@ func (h *httpConn) route(ctx context.Context, t target) route {
 	case err != nil:
 		return route{rul: known, fail: "the name could not be resolved", late: errors.Is(err, context.DeadlineExceeded)}
 	case a.Denied:
-		return route{rul: ruling{Flow: policy.Flow{Outcome: a.Outcome, Name: t.auth.Host}}}
+		return route{rul: ruling{Flow: policy.Flow{Outcome: a.Outcome, Name: t.auth.Host, Structural: a.Structural}}}
 	case len(a.Addrs) == 0:
 		return route{rul: known, fail: a.Reason, late: a.Timeout}
 	}
@@ -155,7 +157,7 @@ func (h *httpConn) dialFirst(ctx context.Context, name string, l policy.Layer, a
 	for _, j := range addrs {
 		snap := h.s.snapshot()
 		h.f.hold(h.s.cfg.Pins, name, j.dst.Addr())
-		h.f.bind(name, j.dst, step{l, j.facts, j.dst.Addr()})
+		h.f.bind(name, j.dst, step{l, j.facts, j.dst.Addr(), j.rul.allowedBy()})
 		if !h.s.current(h.f, snap) {
 			return nil, j, errRevoked
 		}

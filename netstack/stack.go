@@ -232,7 +232,8 @@ func fromAddr(a tcpip.Address) netip.Addr {
 }
 
 type counters struct {
-	lost, panics, total, refused atomic.Int64
+	lost, panics, total, refused             atomic.Int64
+	proxyActive, proxyRequests, proxyBlocked atomic.Int64
 }
 
 // Stats are counts since the start.
@@ -242,10 +243,20 @@ type Stats struct {
 	Refused int64 // denials that this package answered
 	Lost    int64 // packets that no worker took
 	Panics  int64
+	Proxy   ProxyStats
+}
+
+// ProxyStats are the explicit proxy's counts.
+type ProxyStats struct {
+	Active   int64 // connections now
+	Requests int64 // CONNECT and absolute requests, malformed ones included
+	Blocked  int64 // those that were answered 403 or 400
 }
 
 // Stats returns the counts.
 func (s *Stack) Stats() Stats {
 	return Stats{Flows: s.flows.len(), Total: s.stats.total.Load(), Refused: s.stats.refused.Load(),
-		Lost: s.stats.lost.Load(), Panics: s.stats.panics.Load()}
+		Lost: s.stats.lost.Load(), Panics: s.stats.panics.Load(),
+		Proxy: ProxyStats{Active: s.stats.proxyActive.Load(), Requests: s.stats.proxyRequests.Load(),
+			Blocked: s.stats.proxyBlocked.Load()}}
 }

@@ -81,7 +81,7 @@ func (s *Stack) transparent(ctx context.Context, f *flow, q *request) {
 		return
 	}
 	f.hold(s.cfg.Pins, r.Name, dst.Addr())
-	f.bind(r.Name, dst, step{policy.LayerFlow, facts, dst.Addr()})
+	f.bind(r.Name, dst, step{policy.LayerFlow, facts, dst.Addr(), r.allowedBy()})
 	if !s.current(f, snap) {
 		return
 	}

@@ -29,6 +29,14 @@ func (r ruling) verdictWord() string {
 	return "deny"
 }
 
+// allowedBy is the rule that let it pass, "" where observe did.
+func (r ruling) allowedBy() string {
+	if r.would || r.Rule == nil {
+		return ""
+	}
+	return r.Rule.ID
+}
+
 // structural makes the denial of something that cannot be judged.
 func structural(reason string) ruling {
 	return ruling{Flow: policy.Flow{Structural: true, Outcome: policy.Outcome{Reason: reason}}}
