@@ -92,7 +92,9 @@ func TestDeniedDirectAddress(t *testing.T) {
 		if l.OK {
 			t.Errorf("%s answered %q", targets[i], l.Data)
 		}
-		e := b.Denials(t, r.Name, func(e harness.Event) bool { return at(mustAddr(e.IP), e.Port) == at(mustAddrPort(targets[i]), mustPort(targets[i])) })
+		e := b.Denials(t, r.Name, func(e harness.Event) bool {
+			return at(mustAddr(e.IP), e.Port) == at(mustAddrPort(targets[i]), mustPort(targets[i]))
+		})
 		if len(e) == 0 && !strings.HasPrefix(targets[i], "10.200.0.77") {
 			t.Errorf("no denial of %s in the audit", targets[i])
 		}
