@@ -54,12 +54,19 @@ func (l *lab) taken() []policy.Event {
 
 // kernel records what it was asked to pass.
 type kernel struct {
-	mu    sync.Mutex
-	cells map[policy.Cell]bool
-	fail  error
+	mu     sync.Mutex
+	cells  map[policy.Cell]bool
+	fail   error
+	before func() // before anything is added
 }
 
 func (k *kernel) AddPins(_ context.Context, cells []policy.Cell) error {
+	k.mu.Lock()
+	before := k.before
+	k.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fail != nil {
@@ -130,15 +137,16 @@ func fakeRules(generation uint64, allow, block string) *ruleset {
 // zone is a fake upstream: records by "name type", in miekg's text form. It
 // keeps every message that it was sent.
 type zone struct {
-	mu     sync.Mutex
-	t      testing.TB
-	rrs    map[string][]string
-	rcode  map[string]int
-	asked  [][]byte
-	tcp    []bool
-	server []netip.AddrPort
-	mangle func(m *dns.Msg, tcp bool)                        // before packing
-	hook   func(ctx context.Context, s netip.AddrPort) error // before answering
+	mu         sync.Mutex
+	t          testing.TB
+	rrs        map[string][]string
+	rcode      map[string]int
+	asked      [][]byte
+	tcp        []bool
+	server     []netip.AddrPort
+	refuseEDNS bool
+	mangle     func(m *dns.Msg, tcp bool)                        // before packing
+	hook       func(ctx context.Context, s netip.AddrPort) error // before answering
 }
 
 func (z *zone) Exchange(ctx context.Context, s netip.AddrPort, tcp bool, query []byte, accept func([]byte) bool) ([]byte, error) {
@@ -180,6 +188,9 @@ func (z *zone) reply(query []byte, tcp bool) []byte {
 		} else {
 			m.Answer = append(m.Answer, rr)
 		}
+	}
+	if z.refuseEDNS && q.IsEdns0() != nil {
+		m.Rcode, m.Answer = dns.RcodeFormatError, nil
 	}
 	if z.mangle != nil {
 		z.mangle(m, tcp)

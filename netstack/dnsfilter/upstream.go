@@ -161,8 +161,13 @@ func (u *upstream) try(ctx context.Context, s *server, k cacheKey) (_ *data, err
 			s.rtt.Store(int64(u.clock().Sub(start)))
 		}
 	}()
-	q := compose(k)
+	q := compose(k, true)
 	m, err := u.exchange(ctx, s.addr, false, q)
+	if err == nil && (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) {
+		// A server that does not know EDNS (RFC 6891, 7).
+		q = compose(k, false)
+		m, err = u.exchange(ctx, s.addr, false, q)
+	}
 	if err == nil && (m.Truncated || !q.sameCase(m)) {
 		m, err = u.exchange(ctx, s.addr, true, q)
 	}
@@ -203,13 +208,15 @@ type asked struct {
 // compose writes the upstream question. Nothing in it but name and type comes
 // from the client, and of the name not even the letter case (the 0x20 bits
 // are ours, to make forged replies harder).
-func compose(k cacheKey) *asked {
+func compose(k cacheKey, edns bool) *asked {
 	a := &asked{id: dns.Id(), name: dns.Fqdn(mixCase(k.name)), qtype: k.qtype}
 	m := &dns.Msg{
 		MsgHdr:   dns.MsgHdr{Id: a.id, RecursionDesired: true},
 		Question: []dns.Question{{Name: a.name, Qtype: k.qtype, Qclass: dns.ClassINET}},
 	}
-	m.SetEdns0(ednsSize, false)
+	if edns {
+		m.SetEdns0(ednsSize, false)
+	}
 	// A normalised name always packs; an empty wire fails the exchange.
 	a.wire, _ = m.Pack()
 	return a

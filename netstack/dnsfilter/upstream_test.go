@@ -46,7 +46,7 @@ func TestK12NothingOfTheClientsReachesTheUpstream(t *testing.T) {
 				t.Fatal("not one question")
 			}
 			got := l.zone.asked[0]
-			want := compose(cacheKey{"api.allowed.test", dns.TypeA}).wire
+			want := compose(cacheKey{"api.allowed.test", dns.TypeA}, true).wire
 			// Ids and letter case are random; all else is equal.
 			if !bytes.Equal(bytes.ToLower(got[2:]), bytes.ToLower(want[2:])) {
 				t.Fatalf("upstream saw\n%x, we would compose\n%x", got, want)
@@ -66,7 +66,7 @@ func option(m *dns.Msg, o dns.EDNS0) {
 func TestComposeIsRandom(t *testing.T) {
 	ids, names := map[uint16]bool{}, map[string]bool{}
 	for range 100 {
-		a := compose(cacheKey{"a-long-enough-name.test", 1})
+		a := compose(cacheKey{"a-long-enough-name.test", 1}, true)
 		ids[a.id], names[a.name] = true, true
 	}
 	if len(ids) < 90 || len(names) < 90 {
@@ -123,6 +123,16 @@ func TestTruncatedMeansTCP(t *testing.T) {
 		}
 	}
 	l.wantAnswer(l.ask("a.test.", dns.TypeA), dns.RcodeSuccess, "A 93.184.216.34")
+}
+
+func TestServerWithoutEDNS(t *testing.T) {
+	l := newLab(t, fakeRules(1, "a.test", ""))
+	l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34")
+	l.zone.refuseEDNS = true
+	l.wantAnswer(l.ask("a.test.", dns.TypeA), dns.RcodeSuccess, "A 93.184.216.34")
+	if l.zone.count() != 2 {
+		t.Fatal(l.zone.count())
+	}
 }
 
 func TestFailover(t *testing.T) {

@@ -102,6 +102,9 @@ func (t *Table) Hold(name string, addr netip.Addr) (release func()) {
 		if grace := t.clock().Add(Grace); grace.After(e.expires) {
 			e.expires = grace
 		}
+		if e.holds == 0 && e.expires.Before(t.soon) {
+			t.soon = e.expires
+		}
 	})
 }
 
@@ -151,12 +154,17 @@ func (t *Table) condemn(match func(*entry) bool) []*entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var dead []*entry
+	var soon time.Time
 	for _, e := range t.byKey {
 		if match(e) {
 			e.dying = true
 			dead = append(dead, e)
 		}
+		if e.holds == 0 && (soon.IsZero() || e.expires.Before(soon)) {
+			soon = e.expires
+		}
 	}
+	t.soon = soon
 	return dead
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -298,72 +297,24 @@ func TestFullRefusesAndEvictsNothing(t *testing.T) {
 	}
 }
 
-func TestReload(t *testing.T) {
-	f := newFixture(t, 0, https)
+// A full table of live pins refuses without looking at each of them, and a
+// pin that a flow let go makes room again.
+func TestFullThenReleased(t *testing.T) {
+	f := newFixture(t, 2, https)
 	f.add(t, bind(1, "a.test", 0, a1))
-	f.add(t, bind(1, "b.test", 0, a1))
+	release := f.Hold("a.test", a1)
+	f.advance(time.Hour)
+	f.add(t, bind(1, "b.test", 24*time.Hour, a1))
+	if err := f.Add(context.Background(), bind(1, "b.test", 0, a2)); !errors.Is(err, ErrFull) {
+		t.Fatal(err)
+	}
+	if f.anyExpired() {
+		t.Fatal("a held pin makes every refusal expensive")
+	}
+	release()
+	f.advance(Grace)
 	f.add(t, bind(1, "b.test", 0, a2))
-	swapped := false
-	r := Rules{
-		Generation: 2,
-		Cells:      rulesOf(map[string][]span{"b.test": {{22, 22}, {443, 443}}}),
-		Judge: func(p Pin) ([]policy.Grant, bool) {
-			return []policy.Grant{{Rule: "direct", Proto: policy.TCP, Port: 9}}, p.Name != "a.test"
-		},
-	}
-	err := f.Reload(context.Background(), r, func() {
-		swapped = true
-		// What only the old rules allowed is out before the new ones hold, and
-		// what the new ones add is not in yet.
-		f.wantPorts(t, a2, "tcp/443-443>r-b.test")
-		f.wantPorts(t, a1, "tcp/443-443>r-a.test")
-		f.wantNames(t, a1, "b.test")
-	})
-	if err != nil || !swapped {
-		t.Fatal(err, swapped)
-	}
-	f.wantPorts(t, a1, "tcp/22-22>r-b.test", "tcp/443-443>r-b.test", "tcp/9-9>direct")
 	f.wantNames(t, a1, "b.test")
-	if c := f.Candidates(a2); len(c) != 1 || len(c[0].Grants) != 1 {
-		t.Fatalf("candidates %v", c)
-	}
-	if err := f.Reload(context.Background(), r, nil); err == nil {
-		t.Fatal("a generation came twice")
-	}
-}
-
-// K15: an answer that the old rules judged is not pinned under the new ones.
-func TestK15StaleBinding(t *testing.T) {
-	f := newFixture(t, 0, https)
-	f.add(t, bind(1, "b.test", 0, a1))
-	err := f.Reload(context.Background(), Rules{Generation: 2, Cells: rulesOf(https)}, func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range []string{"a.test", "b.test"} { // a new pin, a renewal
-		if err := f.Add(context.Background(), bind(1, n, 0, a1)); !errors.Is(err, ErrStale) {
-			t.Fatalf("%s: %v, want ErrStale", n, err)
-		}
-	}
-	f.wantNames(t, a1, "b.test")
-	f.add(t, bind(2, "a.test", 0, a1))
-}
-
-func TestReloadKernelRefuses(t *testing.T) {
-	f := newFixture(t, 0, https)
-	f.add(t, bind(1, "b.test", 0, a1))
-	f.k.set(errors.New("busy"))
-	err := f.Reload(context.Background(), Rules{Generation: 2, Cells: rulesOf(nil)}, func() { t.Fatal("swapped") })
-	if err == nil {
-		t.Fatal("no error")
-	}
-	f.k.set(nil)
-	f.wantNames(t, a1, "b.test")
-	if err := f.Sweep(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	f.wantPorts(t, a1, "tcp/443-443>r-b.test", "tcp/80-80>r-b.test")
-	f.add(t, bind(1, "a.test", 0, a1))
 }
 
 func TestExpiryKernelRefuses(t *testing.T) {
@@ -429,46 +380,6 @@ func TestRunSweeps(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// TestPlan is the property behind the kernel's share: after any history the
-// kernel passes exactly the union of what the names want, in disjoint parts.
-func TestPlan(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	p := netip.PrefixFrom(a1, 32)
-	var have []policy.Cell
-	for range 5000 {
-		var want []policy.Cell
-		for range r.IntN(5) {
-			lo := uint16(r.IntN(20)) + 65516*uint16(r.IntN(2))
-			hi := lo + uint16(r.IntN(int(65535-lo)%20+1))
-			want = append(want, policy.Cell{Prefix: p, Proto: []policy.Proto{policy.TCP, policy.UDP}[r.IntN(2)],
-				PortLow: lo, PortHigh: hi, Rule: fmt.Sprint(r.IntN(3))})
-		}
-		keep, del, add := plan(have, want)
-		next := slices.Concat(keep, add)
-		if len(keep)+len(del) != len(have) {
-			t.Fatal("an element was lost")
-		}
-		if got, exp := portSet(t, next, true), portSet(t, want, false); !maps.Equal(got, exp) {
-			t.Fatalf("have %v want %v: got %v", have, want, next)
-		}
-		have = next
-	}
-}
-
-func portSet(t *testing.T, cells []policy.Cell, disjoint bool) map[string]bool {
-	out := map[string]bool{}
-	for _, c := range cells {
-		for n := int(c.PortLow); n <= int(c.PortHigh); n++ {
-			k := fmt.Sprint(c.Proto, n)
-			if disjoint && out[k] {
-				t.Fatalf("%s twice in %v", k, cells)
-			}
-			out[k] = true
-		}
-	}
-	return out
 }
 
 func TestConcurrent(t *testing.T) {

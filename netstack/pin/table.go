@@ -124,6 +124,7 @@ type Table struct {
 
 	mu     sync.RWMutex
 	gen    uint64
+	soon   time.Time // no pin expires before this
 	count  uint64 // source of born and seq
 	byKey  map[key]*entry
 	byAddr map[netip.Addr][]*entry
@@ -229,6 +230,9 @@ func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) error
 	}
 	if t.missing(b) > t.room() {
 		// Expired pins may still linger; a refusal must not be for their sake.
+		if !t.anyExpired() {
+			return fmt.Errorf("pin %s: %w", b.Name, ErrFull)
+		}
 		if err := t.sweep(ctx, 0); err != nil {
 			return fmt.Errorf("pin %s: %w", b.Name, errors.Join(ErrFull, err))
 		}
@@ -267,6 +271,9 @@ func (t *Table) publish(e *entry, expires time.Time) {
 	t.count++
 	e.born = t.count
 	t.touch(e, expires)
+	if len(t.byKey) == 0 || expires.Before(t.soon) {
+		t.soon = expires
+	}
 	t.byKey[e.key] = e
 	t.byAddr[e.addr] = append(t.byAddr[e.addr], e)
 	t.forget(e.key)
@@ -287,4 +294,12 @@ func (t *Table) room() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.max - len(t.byKey)
+}
+
+// anyExpired reports whether a look through the table can find an expired
+// pin. It keeps refusals cheap while the table is full of live ones.
+func (t *Table) anyExpired() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return !t.clock().Before(t.soon)
 }
