@@ -222,8 +222,3 @@ func TestWebSocketAndLocalServer(t *testing.T) {
 		t.Errorf("ping localhost: %+v", lines[0])
 	}
 }
-
-func allowRule(name string) string {
-	return fmt.Sprintf("  - id: allow-%[2]s\n    condition: 'dns.query == %[1]q || network.hostname == %[1]q'\n    action: allow\n",
-		name, strings.ReplaceAll(name, ".", "-"))
-}
