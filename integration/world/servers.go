@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/net/websocket"
@@ -40,6 +41,7 @@ type Origins struct {
 	ca *CA
 
 	mu       sync.Mutex
+	handlers map[string]http.Handler
 	requests []Request
 	hellos   []Hello
 	conns    map[net.Conn]bool
@@ -61,6 +63,27 @@ func (o *Origins) Hellos() []Hello {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return append([]Hello(nil), o.hellos...)
+}
+
+// Handle serves a path prefix such as "/repo/" at every origin.
+func (o *Origins) Handle(prefix string, h http.Handler) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.handlers == nil {
+		o.handlers = map[string]http.Handler{}
+	}
+	o.handlers[prefix] = http.StripPrefix(strings.TrimSuffix(prefix, "/"), h)
+}
+
+func (o *Origins) handler(path string) http.Handler {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for prefix, h := range o.handlers {
+		if strings.HasPrefix(path, prefix) {
+			return h
+		}
+	}
+	return nil
 }
 
 // The ports of the servers that stand where clients expect them. Each kind
@@ -138,6 +161,10 @@ func (o *Origins) serve(ln net.Listener) {
 	mux.HandleFunc("/sum", sum)
 	mux.Handle("/ws", websocket.Handler(func(c *websocket.Conn) { io.Copy(c, c) }))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if h := o.handler(r.URL.Path); h != nil {
+			h.ServeHTTP(w, r)
+			return
+		}
 		io.Copy(io.Discard, r.Body)
 		fmt.Fprintf(w, "origin %s %s\n", r.Host, r.URL.RequestURI())
 	})
