@@ -114,7 +114,7 @@ func (f *Filter) source(ctx context.Context, a *ask) (_ *data, cached bool, err 
 
 // finish cleans what the source has, pins it and makes the result.
 func (f *Filter) finish(ctx context.Context, r *ruleset, a *ask, facts *policy.Facts, d *data, v verdict) *result {
-	if w, hit := f.vetoChain(r, a, d.chain); hit {
+	if w, hit := f.vetoChain(r, a, links(a, d)); hit {
 		if w.deny {
 			return f.deny(a, w)
 		}
@@ -128,6 +128,21 @@ func (f *Filter) finish(ctx context.Context, r *ruleset, a *ask, facts *policy.F
 		return f.services(a, d, v)
 	}
 	return f.positive(a, d, v)
+}
+
+// links are the names that an answer leads through: the chain, and where the
+// CNAME itself was asked for, what it points to.
+func links(a *ask, d *data) []string {
+	if a.qtype != dns.TypeCNAME {
+		return d.chain
+	}
+	var out []string
+	for _, rr := range d.rrs {
+		if c, ok := rr.(*dns.CNAME); ok {
+			out = append(out, strings.ToLower(strings.TrimSuffix(c.Target, ".")))
+		}
+	}
+	return out
 }
 
 // addresses filters, pins and answers A and AAAA.

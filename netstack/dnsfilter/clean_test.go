@@ -91,6 +91,8 @@ func TestChain(t *testing.T) {
 		l := newLab(t, fakeRules(1, "www.test", ""))
 		l.zone.put("www.test. CNAME", chain[0])
 		l.wantAnswer(l.ask("www.test.", dns.TypeCNAME), dns.RcodeSuccess, "CNAME cdn.other.")
+		l.rules = fakeRules(1, "www.test", "cdn.other")
+		l.wantAnswer(l.ask("www.test.", dns.TypeCNAME), dns.RcodeNameError)
 	})
 }
 
@@ -295,6 +297,41 @@ func TestCacheLimits(t *testing.T) {
 	c.put(cacheKey{"huge.test", 16}, &data{ttl: time.Minute, born: now, rrs: slices.Repeat([]dns.RR{big}, 2)})
 	if s := c.stats(); s.Entries != 0 || s.Bytes != 0 {
 		t.Fatalf("%+v", s)
+	}
+}
+
+// The largest reply that a hostile zone can make costs bounded work: names
+// packed with as many pointers as there can be, a chain as long as it may be.
+func TestHostileReplyIsBoundedWork(t *testing.T) {
+	m := &dns.Msg{MsgHdr: dns.MsgHdr{Response: true}, Compress: true}
+	m.SetQuestion("n0.test.", dns.TypeA)
+	for i := range MaxChain {
+		rr, _ := dns.NewRR(fmt.Sprintf("n%d.test. 60 IN CNAME n%d.test.", i, i+1))
+		m.Answer = append(m.Answer, rr)
+	}
+	long := strings.Repeat("a.", 120) + "test."
+	rr, _ := dns.NewRR(long + " 60 IN A 93.184.216.34")
+	end, _ := dns.NewRR(fmt.Sprintf("n%d.test. 60 IN A 93.184.216.34", MaxChain))
+	for range 3500 {
+		m.Answer = append(m.Answer, rr)
+	}
+	for range MaxRecords + 10 {
+		m.Answer = append(m.Answer, end)
+	}
+	raw, err := m.Pack()
+	if err != nil || len(raw) > 65535 {
+		t.Fatal(err, len(raw))
+	}
+	start := time.Now()
+	q := &asked{id: m.Id, name: "n0.test.", qtype: dns.TypeA}
+	d, err := digest(cacheKey{"n0.test", dns.TypeA}, q.match(raw))
+	if err != nil || len(d.rrs) != MaxRecords || len(d.chain) != MaxChain || len(addrsOf(d.rrs)) != 1 {
+		t.Fatal(err, d)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Fatal("it took", took)
+	} else {
+		t.Log(len(raw), "bytes took", took)
 	}
 }
 

@@ -27,6 +27,7 @@ type question struct {
 	name   string // lower case, without trailing dot; "." for the root
 	qtype  uint16
 	edns   bool
+	do     bool   // DNSSEC OK, echoed as RFC 3225 asks; no such records are passed
 	size   uint16 // the client's EDNS payload size, 0 without EDNS
 }
 
@@ -138,6 +139,7 @@ func (q *question) parseOPT(msg []byte, off int) (int, error) {
 	}
 	q.edns = true
 	q.size = binary.BigEndian.Uint16(msg[off+3:])
+	q.do = msg[off+7]&0x80 != 0
 	version := msg[off+6]
 	rest := msg[off+fixed:]
 	n := int(binary.BigEndian.Uint16(msg[off+9:]))

@@ -127,7 +127,7 @@ func reply(q *question, proto policy.Proto, res *result) []byte {
 		m.Ns = []dns.RR{res.soa}
 	}
 	if q.edns {
-		m.SetEdns0(MaxUDPReply, false)
+		m.SetEdns0(MaxUDPReply, q.do)
 		if res.ede >= 0 {
 			opt := m.IsEdns0()
 			opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: uint16(res.ede), ExtraText: printable(res.edeText)})

@@ -46,3 +46,21 @@ func TestD1DeniedNameNeverLeaves(t *testing.T) {
 		t.Fatal("a denied question reached the upstream")
 	}
 }
+
+func TestFlagsOfTheClient(t *testing.T) {
+	l := newLab(t, fakeRules(1, "a.test", ""))
+	l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34", "a.test. 60 IN RRSIG A 8 2 60 20300101000000 20200101000000 1 a.test. AAAA")
+	m := query("a.test.", dns.TypeA)
+	m.IsEdns0().SetDo()
+	m.CheckingDisabled = true
+	r := l.send(m)
+	l.wantAnswer(r, dns.RcodeSuccess, "A 93.184.216.34")
+	if !r.IsEdns0().Do() || !r.CheckingDisabled || !r.RecursionDesired || r.IsEdns0().UDPSize() != MaxUDPReply {
+		t.Fatal(r)
+	}
+	m = query("a.test.", dns.TypeA)
+	m.RecursionDesired = false
+	if r = l.send(m); r.IsEdns0().Do() || r.RecursionDesired {
+		t.Fatal(r)
+	}
+}

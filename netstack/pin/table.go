@@ -125,7 +125,7 @@ type Table struct {
 	mu     sync.RWMutex
 	gen    uint64
 	soon   time.Time // no pin expires before this
-	count  uint64 // source of born and seq
+	count  uint64    // source of born and seq
 	byKey  map[key]*entry
 	byAddr map[netip.Addr][]*entry
 	gone   map[key]*list.Element // expired and remembered
