@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,8 +28,11 @@ type keeper struct {
 	init     *child
 	initConn *conn
 	proc     int // the inner /proc, or the outer one with WeakProc
+	outer    int // the host's /proc
 	info     Info
 	forward4 bool // by rtnetlink, see sysctls
+
+	spawning sync.Mutex // held while a process is started, and while orphans are reaped
 
 	mu    sync.Mutex
 	procs map[uint64]*child
@@ -53,6 +57,7 @@ func holdMain(c *conn) int {
 func keeperMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
 	unix.CloseOnExec(stageExe)
+	endInOrder(c)
 	k := &keeper{c: c, exe: stageExe, inner: -1, procs: map[uint64]*child{}}
 	var cfg config
 	if err := c.recvDoc(opConfig, &cfg); err != nil {
@@ -74,11 +79,28 @@ func keeperMain(c *conn) int {
 	return 0
 }
 
+// endInOrder makes the loss of the supervisor, which is told by a signal as
+// well as by the end of the socket, an end in order; one that takes too long
+// is an end all the same, and init's with it.
+func endInOrder(c *conn) {
+	lost := make(chan os.Signal, 1)
+	signal.Notify(lost, unix.SIGTERM)
+	go func() {
+		<-lost
+		c.shutdown()
+		time.Sleep(stopGrace)
+		os.Exit(1)
+	}()
+}
+
 // setUp makes everything, in the order in which each part needs the one
 // before it, and returns the agent API's listening socket.
 func (k *keeper) setUp() (listener int, err error) {
 	if err := k.limits(); err != nil {
 		return -1, err
+	}
+	if k.outer, err = openAt(unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		return -1, stageErr(StageInit, "open /proc", err)
 	}
 	// The first use of a capability: a security module that grants user
 	// namespaces without their powers shows here.
@@ -204,6 +226,9 @@ func (k *keeper) serve() {
 		<-k.init.done
 		k.c.shutdown()
 	}()
+	if k.o.View.WeakProc {
+		go k.reapOrphans()
+	}
 	for {
 		m, fds, err := k.c.recv()
 		if err != nil {
@@ -233,7 +258,9 @@ func (k *keeper) handle(m *message, fds []int) {
 			out = []int{fd}
 		}
 	case opSpawn:
+		k.spawning.Lock()
 		p, master, err := k.spawn(m, fds)
+		k.spawning.Unlock()
 		if r.Err = stageErr(StageExec, "", err); err == nil {
 			r.Proc = p.id
 			if master >= 0 {
@@ -299,29 +326,6 @@ func (k *keeper) stop() {
 		case <-p.done:
 		case <-late:
 			return
-		}
-	}
-}
-
-// killDescendants ends what is left of an agent without a pid namespace: its
-// orphans have become this process's children.
-func killDescendants() {
-	deadline := time.Now().Add(stopGrace)
-	for time.Now().Before(deadline) {
-		pids := descendants(os.Getpid())
-		if len(pids) == 0 {
-			return
-		}
-		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-		for {
-			// Those of startStage are waited for elsewhere as well; whoever
-			// comes first has the status, and here nobody asks for it.
-			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-			if pid <= 0 || err != nil {
-				break
-			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -55,7 +56,15 @@ func Main() bool {
 	c := &conn{fd: stageSock}
 	// Second to the EOF of the socket. It is also asked for again here because
 	// a change of credentials clears it.
-	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(deathSignal(name)), 0, 0, 0)
+	own := stageSock + 1
+	if name == stageHold || name == stageKeeper {
+		own = stageExe + 1
+	}
+	if err := closeFrom(own); err != nil {
+		os.Stderr.WriteString("outcall: close inherited descriptors: " + err.Error() + "\n")
+		os.Exit(125)
+	}
 	switch name {
 	case stageHold:
 		os.Exit(holdMain(c))
@@ -74,6 +83,38 @@ func Main() bool {
 	}
 	os.Exit(2)
 	return true
+}
+
+// deathSignal is what a stage gets when its parent dies. The gatekeeper uses
+// it to end in order: killed, it would leave the agent's processes for the
+// host's pid 1 to reap, and until then their namespaces stand.
+func deathSignal(name string) unix.Signal {
+	if name == stageHold || name == stageKeeper {
+		return unix.SIGTERM
+	}
+	return unix.SIGKILL
+}
+
+// closeFrom closes what the caller of the first process has left open: the
+// agent gets nothing above descriptor 2, and the gatekeeper holds nothing
+// that it was not given. What came through execve has no close-on-exec flag;
+// the Go runtime's own descriptors have it (it keeps the cgroup's cpu.max
+// open), so close_range(2) would take too much.
+func closeFrom(first int) error {
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		fd, err := strconv.Atoi(n.Name())
+		if err != nil || fd < first {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
 }
 
 // stageArgs is the argument vector of a stage.

@@ -165,7 +165,7 @@ func keeperAttr(ids idmap.Plan) (stage string, attr *syscall.SysProcAttr) {
 	attr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
 		Setsid:     true, // no signal of the caller's terminal reaches it
-		Pdeathsig:  unix.SIGKILL,
+		Pdeathsig:  deathSignal(stageKeeper),
 	}
 	if ids.UIDHelper != "" {
 		return stageHold, attr

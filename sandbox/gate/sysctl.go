@@ -91,7 +91,7 @@ func (k *keeper) writeSettings(list []setting) error {
 func (k *keeper) write(path, value string) error {
 	fd, err := openAt(k.proc, path, unix.O_WRONLY)
 	if err == unix.EROFS {
-		fd, err = openAt(unix.AT_FDCWD, "/proc/"+path, unix.O_WRONLY)
+		fd, err = openAt(k.outer, path, unix.O_WRONLY)
 	}
 	if err != nil {
 		return err

@@ -134,38 +134,3 @@ func (s *search) describe(pid int) *policy.Process {
 	}
 	return p
 }
-
-// descendants lists all processes below pid, from the outer /proc.
-func descendants(pid int) []int {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer proc.Close()
-	names, _ := proc.Readdirnames(-1)
-	parent := map[int]int{}
-	for _, n := range names {
-		p, err := strconv.Atoi(n)
-		if err != nil {
-			continue
-		}
-		if b, err := os.ReadFile("/proc/" + n + "/stat"); err == nil {
-			// The name in brackets may hold anything; the state and the parent
-			// stand after the last bracket (proc_pid_stat(5)).
-			f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-			if len(f) > 1 && string(f[0]) != "Z" {
-				parent[p], _ = strconv.Atoi(string(f[1]))
-			}
-		}
-	}
-	var out []int
-	for p := range parent {
-		for at := parent[p]; at > 1; at = parent[at] {
-			if at == pid {
-				out = append(out, p)
-				break
-			}
-		}
-	}
-	return out
-}
