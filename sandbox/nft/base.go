@@ -208,6 +208,12 @@ func (b *baseBuilder) forwardChain() {
 	} else {
 		b.rule(ch, family(unix.NFPROTO_IPV6), verdict(expr.VerdictGoto, chainRefuse))
 	}
+	// A later fragment has bytes of its sender's choice where the ports would
+	// be, and what it completes was never seen whole.
+	b.rule(ch, fragment4(), verdict(expr.VerdictGoto, chainRefuse))
+	if b.o.Agent6.IsValid() {
+		b.rule(ch, fragment6(), verdict(expr.VerdictGoto, chainRefuse))
+	}
 	for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		b.rule(ch, l4proto(p), dport(53), count(counterDNS), accept)
 	}

@@ -11,6 +11,7 @@
 //	  not from outcall0                        stray, drop
 //	  not to uplink0                           refuse
 //	  source is not the agent's                spoof
+//	  a fragment                               refuse
 //	  port 53, udp and tcp, to any address     dns, accept
 //	  the explicit proxy's port at the gateway proxy, accept
 //	  ICMP and ICMPv6                          echo

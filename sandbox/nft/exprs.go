@@ -28,6 +28,8 @@ const (
 	icmp6Echo  = 128 // RFC 4443
 	regVerdict = unix.NFT_REG_VERDICT
 	reg1       = unix.NFT_REG_1
+	// fragOffset4 is where IPv4 has its fragment flags and offset.
+	fragOffset4 = 6
 	// reg32 is the first of the 32-bit registers; reg1 is the first four.
 	reg32 = 8
 )
@@ -78,6 +80,21 @@ func echoRequest(family int) []expr.Any {
 		p, typ = unix.IPPROTO_ICMPV6, icmp6Echo
 	}
 	return append(l4proto(p), transport(reg1, 0, 1), compare(expr.CmpOpEq, []byte{typ}))
+}
+
+// fragment4 matches packets with an offset or more to come (RFC 791).
+func fragment4() []expr.Any {
+	return append(family(unix.NFPROTO_IPV4),
+		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: fragOffset4, Len: 2},
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 2, Mask: []byte{0x3f, 0xff}, Xor: []byte{0, 0}},
+		compare(expr.CmpOpNeq, []byte{0, 0}))
+}
+
+// fragment6 matches packets with a fragment header (RFC 8200 section 4.5).
+func fragment6() []expr.Any {
+	return append(family(unix.NFPROTO_IPV6),
+		&expr.Exthdr{DestRegister: reg1, Type: unix.IPPROTO_FRAGMENT, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: expr.ExthdrOpIpv6},
+		compare(expr.CmpOpEq, []byte{1}))
 }
 
 func count(counter string) []expr.Any {

@@ -185,6 +185,10 @@ func (w *ruleWriter) expr(e expr.Any) {
 		w.meta(e)
 	case *expr.Payload:
 		w.payload(e)
+	case *expr.Exthdr:
+		w.exthdr(e)
+	case *expr.Bitwise:
+		w.bitwise(e)
 	case *expr.Cmp:
 		w.cmp(e)
 	case *expr.Lookup:
@@ -230,14 +234,37 @@ func (w *ruleWriter) payload(e *expr.Payload) {
 		name = "ip6 saddr"
 	case is(dst6):
 		name = "ip6 daddr"
+	case is(addrField{unix.NFPROTO_IPV4, fragOffset4, 2}):
+		name = "ip frag-off"
 	case e.Base == expr.PayloadBaseTransportHeader:
 		name = w.transportName(e)
 	}
-	// nft leaves out what the header's name implies.
-	if implied := map[bool]string{true: "meta nfproto ", false: "meta l4proto "}[net]; strings.HasPrefix(w.pending, implied) {
+	w.implied(net)
+	w.loads = append(w.loads, name)
+}
+
+// implied leaves out the pending comparison that a header's name implies.
+func (w *ruleWriter) implied(net bool) {
+	if strings.HasPrefix(w.pending, map[bool]string{true: "meta nfproto ", false: "meta l4proto "}[net]) {
 		w.pending = ""
 	}
-	w.loads = append(w.loads, name)
+}
+
+func (w *ruleWriter) exthdr(e *expr.Exthdr) {
+	if e.Op != expr.ExthdrOpIpv6 || e.Type != unix.IPPROTO_FRAGMENT || e.Flags != unix.NFT_EXTHDR_F_PRESENT {
+		w.loads = append(w.loads, fmt.Sprintf("# exthdr op %d type %d", e.Op, e.Type))
+		return
+	}
+	w.implied(true)
+	w.loads = append(w.loads, "exthdr frag")
+}
+
+func (w *ruleWriter) bitwise(e *expr.Bitwise) {
+	text := fmt.Sprintf(" # bitwise %x ^ %x", e.Mask, e.Xor)
+	if len(e.Mask) == 2 && bytes.Equal(e.Xor, []byte{0, 0}) {
+		text = fmt.Sprintf(" & %d", binary.BigEndian.Uint16(e.Mask))
+	}
+	w.loads = []string{w.take() + text}
 }
 
 func (w *ruleWriter) transportName(e *expr.Payload) string {
@@ -301,6 +328,10 @@ func valueText(name string, data []byte) string {
 		}
 	case strings.HasSuffix(name, "port") && len(data) == 2:
 		return strconv.Itoa(int(binary.BigEndian.Uint16(data)))
+	case strings.HasPrefix(name, "ip frag-off & ") && len(data) == 2:
+		return strconv.Itoa(int(binary.BigEndian.Uint16(data)))
+	case name == "exthdr frag" && string(data) == "\x01":
+		return "exists"
 	case name == "icmp type" && string(data) == string([]byte{icmpEcho}),
 		name == "icmpv6 type" && string(data) == string([]byte{icmp6Echo}):
 		return "echo-request"

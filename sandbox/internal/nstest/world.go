@@ -120,6 +120,9 @@ func (w *World) wireGateway(t testing.TB) {
 	}
 	check(t, "move eth0", netlink.LinkSetNsFd(eth0, int(w.Agent)))
 	sysctl(t, "net/ipv6/conf/uplink1/disable_ipv6", "1")
+	// What the table must refuse is not to be refused by something else first.
+	sysctl(t, "net/ipv4/conf/all/rp_filter", "0")
+	sysctl(t, "net/ipv4/conf/"+Bridge+"/rp_filter", "0")
 	sysctl(t, "net/ipv4/ip_forward", "1")
 	sysctl(t, "net/ipv6/conf/all/forwarding", "1")
 	for _, n := range []string{Uplink, "uplink1", Bridge} {
