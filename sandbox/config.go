@@ -41,5 +41,7 @@ type Config struct {
 	Quiet        bool
 	Verbose      bool
 
+	Version string // for the host API
+
 	Stdin, Stdout, Stderr *os.File
 }

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -22,7 +21,8 @@ import (
 // own must be restricted at once, so they are read anew when they are older
 // than hostNetFresh.
 type hostNet struct {
-	session []netip.Prefix
+	session   []netip.Prefix
+	synthetic []netip.Prefix
 
 	mu   sync.Mutex
 	read time.Time
@@ -42,9 +42,12 @@ func (h *hostNet) Host() *policy.Host {
 		return h.host
 	}
 	fresh, err := readHost(h.session)
+	if err == nil {
+		fresh.Synthetic = h.synthetic
+	}
 	if err != nil {
 		if h.host == nil {
-			h.host = &policy.Host{Session: h.session}
+			h.host = &policy.Host{Session: h.session, Synthetic: h.synthetic}
 		}
 		return h.host
 	}
@@ -165,15 +168,4 @@ func hostsFile(path string) (map[string][]netip.Addr, error) {
 		}
 	}
 	return out, sc.Err()
-}
-
-// watchParent is a bound on how long Run waits for its own parts to stop.
-func waitAll(ctx context.Context, done ...<-chan struct{}) {
-	for _, d := range done {
-		select {
-		case <-d:
-		case <-ctx.Done():
-			return
-		}
-	}
 }

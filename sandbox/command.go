@@ -1,0 +1,169 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"outcall/sandbox/attrib"
+	"outcall/sandbox/gate"
+	"outcall/sandbox/hostapi"
+	"outcall/sandbox/stdio"
+)
+
+// session serves the flows, runs the command and returns its exit code.
+func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, error) {
+	serveCtx, stopServing := context.WithCancel(ctx)
+	serving, serveCtx := errgroup.WithContext(serveCtx)
+	for name, run := range map[string]func(context.Context) error{
+		"netstack": s.stack.Run,
+		"pins":     s.pins.Run,
+		"NFLOG":    func(ctx context.Context) error { return s.nflog.Run(ctx, s.refuse) },
+	} {
+		serving.Go(func() error {
+			err := run(serveCtx)
+			if serveCtx.Err() != nil {
+				return nil
+			}
+			// Without this part there are no verdicts: the session ends.
+			if err == nil {
+				err = errors.New("it stopped by itself")
+			}
+			err = fmt.Errorf("%s: %w", name, err)
+			s.requestStop(err.Error())
+			return err
+		})
+	}
+	s.banner()
+	code, err := s.command(ctx, sigs)
+	stopServing()
+	if serr := serving.Wait(); serr != nil && err == nil {
+		code, err = ExitSetup, fmt.Errorf("the session broke down: %w", serr)
+	}
+	s.summary()
+	return code, err
+}
+
+// refuse hands a packet that the table dropped to the netstack, which finds
+// the process, writes the audit line and answers.
+func (s *supervisor) refuse(p attrib.Packet) { s.stack.Refuse(p.Data) }
+
+// command starts the command and sees it through.
+func (s *supervisor) command(ctx context.Context, sigs <-chan os.Signal) (int, error) {
+	t := newTerminal(s.cfg)
+	set, err := stdio.New([3]*os.File{s.cfg.Stdin, s.cfg.Stdout, s.cfg.Stderr}, t != nil)
+	if err != nil {
+		return ExitSetup, &setupError{"standard streams", err}
+	}
+	defer set.Close()
+	spec := gate.Spec{Argv: s.cfg.Command, Env: s.agentEnv, Dir: s.cfg.Dir, Stdio: set.Child}
+	if set.TTY {
+		spec.TTY = true
+		spec.Rows, spec.Cols = t.size()
+	}
+	p, err := s.gate.Spawn(ctx, gate.Agent, spec)
+	if err != nil {
+		if code := hostapi.StartCode(err); code != 0 {
+			return code, err
+		}
+		return ExitSetup, &setupError{"command", err}
+	}
+	set.Start()
+	if set.TTY {
+		if err := t.attach(ctx, s.gate, p); err != nil {
+			return ExitSetup, &setupError{"terminal", err}
+		}
+		defer t.restore()
+	}
+	code := s.await(ctx, p, sigs)
+	if set.TTY {
+		t.drain()
+	}
+	// Output that the command has written is still in our pipes.
+	wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
+	defer cancel()
+	if err := set.Wait(wctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		s.say("standard streams: " + err.Error())
+	}
+	return code, nil
+}
+
+// await waits for the end of the command. Signals are passed on, and mean to
+// the command what they would without outcall; a stop by the operator and the
+// time-out are a SIGTERM, and after killGrace a SIGKILL.
+func (s *supervisor) await(ctx context.Context, p *gate.Proc, sigs <-chan os.Signal) int {
+	var timeout <-chan time.Time
+	if s.cfg.Timeout > 0 {
+		t := time.NewTimer(s.cfg.Timeout)
+		defer t.Stop()
+		timeout = t.C
+	}
+	stopping := s.stopping
+	var kill <-chan time.Time
+	timedOut := false
+	end := func(why string) {
+		s.noteStop(why)
+		_ = s.gate.Signal(ctx, p, syscall.SIGTERM) // it may have ended meanwhile
+		if kill == nil {
+			kill = time.After(killGrace)
+		}
+	}
+	for {
+		select {
+		case <-p.Done():
+			if timedOut {
+				return ExitTimeout
+			}
+			return exitCode(p.Status())
+		case <-s.gate.Gone():
+			return s.gone(p)
+		case sig := <-sigs:
+			s.noteStop(fmt.Sprintf("signal: %v", sig))
+			_ = s.gate.Signal(ctx, p, sig.(syscall.Signal))
+		case <-timeout:
+			timedOut = true
+			end("time-out")
+		case <-stopping:
+			stopping = nil
+			end("stopped")
+		case <-ctx.Done():
+			_ = s.gate.Signal(context.WithoutCancel(ctx), p, syscall.SIGKILL)
+			return ExitSetup
+		case <-kill:
+			_ = s.gate.Signal(ctx, p, syscall.SIGKILL)
+		}
+	}
+}
+
+// gone tells the code of a command whose namespaces have died. The exit may
+// be known all the same.
+func (s *supervisor) gone(p *gate.Proc) int {
+	select {
+	case <-p.Done():
+		return exitCode(p.Status())
+	case <-time.After(time.Second):
+		return ExitSetup
+	}
+}
+
+// noteStop keeps why the session ends; the first reason counts.
+func (s *supervisor) noteStop(why string) {
+	s.whyMu.Lock()
+	defer s.whyMu.Unlock()
+	if s.why == "" {
+		s.why = why
+	}
+}
+
+// exitCode is the shell's: the command's own, or 128+n.
+func exitCode(ws syscall.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}

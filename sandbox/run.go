@@ -1,0 +1,383 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"outcall/netstack"
+	"outcall/netstack/dnsfilter"
+	"outcall/netstack/egress"
+	"outcall/netstack/link"
+	"outcall/netstack/pin"
+	"outcall/policy"
+	"outcall/sandbox/attrib"
+	"outcall/sandbox/audit"
+	"outcall/sandbox/gate"
+	"outcall/sandbox/hostapi"
+	"outcall/sandbox/idmap"
+	"outcall/sandbox/nft"
+	"outcall/sandbox/session"
+	"outcall/sandbox/view"
+)
+
+// Exit codes of a run that are not the command's own.
+const (
+	ExitTimeout  = 124
+	ExitSetup    = 125
+	ExitNotExec  = 126
+	ExitNotFound = 127
+)
+
+const (
+	// killGrace is how long a command has to end after SIGTERM.
+	killGrace = 5 * time.Second
+	// endGrace bounds the clean-up after the command has ended.
+	endGrace = 5 * time.Second
+)
+
+// A supervisor is one running session. Its fields are set by the start, in
+// the order of Run, and not changed afterwards; what changes has a lock or is
+// atomic.
+type supervisor struct {
+	cfg       Config
+	ids       idmap.Plan
+	env       session.Env
+	sess      *session.Session
+	audit     *recorder
+	who       policy.Who
+	started   time.Time
+	host      *hostNet
+	hosts     map[string][]netip.Addr
+	upstreams []netip.AddrPort
+	proxy     upstreamProxy
+	synthetic netip.Prefix // addresses for names that only the proxy can resolve; zero: none
+	scratch   string
+	agentEnv  []string
+	notes     []string // for the banner
+
+	gate     *gate.Client
+	info     gate.Info
+	table    *nft.Table
+	finder   *attrib.Attributor
+	nflog    *attrib.Log
+	linkName string
+	pins     *pin.Table
+	dns      *dnsfilter.Filter
+	dialer   *egress.Dialer
+	stack    *netstack.Stack
+	api      *hostapi.Server
+	counts   counts
+
+	snap      atomic.Pointer[policy.Snapshot]
+	reloading sync.Mutex
+	stopOnce  sync.Once
+	stopping  chan struct{}
+	whyMu     sync.Mutex
+	why       string // for the audit's last line
+	closers   []func() error
+}
+
+// A setupError says which layer refused to start.
+type setupError struct {
+	layer string
+	err   error
+}
+
+func (e *setupError) Error() string { return e.layer + ": " + e.err.Error() }
+func (e *setupError) Unwrap() error { return e.err }
+
+// Run runs one command under a policy and returns its exit code. An error
+// means that the sandbox could not be made and nothing ran, or (with
+// ExitNotFound and ExitNotExec) that the command could not be executed.
+func Run(ctx context.Context, cfg Config) (int, error) {
+	s := &supervisor{cfg: cfg, stopping: make(chan struct{}), started: time.Now()}
+	// Before anything is made: a signal that arrives during the start must end
+	// in the same clean-up as a later one.
+	sigs := make(chan os.Signal, 16)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(sigs)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	startCtx, stopStart := interruptible(ctx, sigs)
+	err := s.start(startCtx)
+	stopStart()
+	if err != nil {
+		s.end(context.WithoutCancel(ctx))
+		return ExitSetup, err
+	}
+	code, err := s.session(ctx, sigs)
+	cancel()
+	s.end(context.WithoutCancel(ctx))
+	return code, err
+}
+
+// interruptible returns a context that ends when a signal arrives; the signal
+// stays in the channel.
+func interruptible(ctx context.Context, sigs chan os.Signal) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case sig := <-sigs:
+			cancel(fmt.Errorf("interrupted by %v", sig))
+		case <-done:
+		}
+	}()
+	return ctx, func() { close(done); <-stopped; cancel(nil) }
+}
+
+// start makes every layer, in the order in which they stand on each other.
+// Nothing of the agent runs before all of them stand.
+func (s *supervisor) start(ctx context.Context) error {
+	for _, l := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"identity", s.startIdentity},
+		{"rules", s.startRules},
+		{"upstream", s.startUpstream},
+		{"session", s.startSession},
+		{"sandbox", s.startSandbox},
+		{"nftables", s.startTable},
+		{"attribution", s.startAttribution},
+		{"netstack", s.startStack},
+		{"host socket", s.startAPI},
+	} {
+		if err := l.do(ctx); err != nil {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+				err = errors.Join(cause, err)
+			}
+			var rules policy.ErrorList
+			if errors.As(err, &rules) {
+				return err // the findings speak for themselves: path:line: text
+			}
+			return &setupError{l.name, err}
+		}
+	}
+	return nil
+}
+
+func (s *supervisor) startIdentity(context.Context) (err error) {
+	s.ids, err = idmap.New(idmap.Request{Root: s.cfg.Root, AsRoot: s.cfg.AsRoot, Dir: s.cfg.Dir, Getenv: os.Getenv})
+	if err == nil && s.ids.Note != "" {
+		s.notes = append(s.notes, s.ids.Note)
+	}
+	s.env = session.HostEnv()
+	return err
+}
+
+func (s *supervisor) startRules(context.Context) error {
+	snap, err := s.load()
+	if err != nil {
+		return err
+	}
+	snap.Generation = 1
+	s.snap.Store(snap)
+	return nil
+}
+
+// startUpstream decides how the supervisor itself reaches out.
+func (s *supervisor) startUpstream(context.Context) (err error) {
+	s.host = &hostNet{session: sessionNets(s.cfg.Subnet)}
+	if s.proxy, err = chooseProxy(s.cfg.UpstreamProxy, s.cfg.Env); err != nil {
+		return err
+	}
+	if s.proxy.url != nil {
+		s.notes = append(s.notes, "out by "+s.proxy.url.Redacted())
+	}
+	if s.hosts, err = hostsFile("/etc/hosts"); err != nil {
+		return err
+	}
+	s.upstreams = s.cfg.DNSUpstream
+	if len(s.upstreams) == 0 {
+		if s.upstreams, err = hostResolvers("/etc/resolv.conf"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if len(s.upstreams) > 0 {
+		return nil
+	}
+	if s.proxy.url == nil {
+		return errors.New("no resolver and no upstream proxy: /etc/resolv.conf names none; give one by --dns-upstream IP")
+	}
+	// Only the proxy can resolve: names get addresses that never leave.
+	s.synthetic = syntheticNet
+	s.host.synthetic = []netip.Prefix{syntheticNet}
+	s.notes = append(s.notes, "by-proxy: no resolver here, the proxy resolves")
+	return nil
+}
+
+// startSession takes the name, the directory and the audit.
+func (s *supervisor) startSession(ctx context.Context) error {
+	sess, err := session.Create(ctx, s.env, session.Options{Name: s.cfg.Name, Socket: s.cfg.Socket, Command: s.cfg.Command})
+	if err != nil {
+		return err
+	}
+	s.sess = sess
+	s.who = policy.Who{Agent: sess.Info.Agent, Session: sess.Info.Name}
+	if err := s.openAudit(ctx); err != nil {
+		return err
+	}
+	s.audit.Record(s.event("start", policy.Event{Reason: s.startLine()}))
+	return nil
+}
+
+// openAudit opens the audit where it was asked for; where the default cannot
+// be written, in the session's own directory, and the banner says so.
+func (s *supervisor) openAudit(ctx context.Context) error {
+	path := s.cfg.Audit
+	named := path != ""
+	if !named {
+		path = s.env.AuditPath(s.who.Session)
+	}
+	w, err := s.tryAudit(path)
+	if err != nil {
+		if named {
+			return fmt.Errorf("audit: %w", err)
+		}
+		path = filepath.Join(s.sess.Dir, "audit.jsonl")
+		if w, err = s.tryAudit(path); err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+		s.notes = append(s.notes, "audit in "+path)
+	}
+	s.audit = &recorder{w: w, seen: s.seen}
+	return s.sess.SetAudit(ctx, path)
+}
+
+func (s *supervisor) tryAudit(path string) (*audit.Writer, error) {
+	if path == "" {
+		return nil, errors.New("no state directory: neither XDG_STATE_HOME nor HOME is set")
+	}
+	return audit.Open(audit.Options{
+		Path: path, Session: s.who.Session, Agent: s.who.Agent, Private: true,
+		Report: func(err error) { s.say("audit: " + err.Error()) },
+	})
+}
+
+// startSandbox plans the view and makes U1, both network namespaces and init.
+func (s *supervisor) startSandbox(ctx context.Context) error {
+	spec, err := s.planView()
+	if err != nil {
+		return err
+	}
+	g, err := gate.Start(ctx, gate.Options{
+		IDs: s.ids, View: spec,
+		Network: gate.Network{Bridge: s.cfg.Bridge, Subnet: s.cfg.Subnet, StackMAC: link.MAC, NoIPv6: !hasIPv6Route()},
+	})
+	if err != nil {
+		return err
+	}
+	s.gate, s.info = g, g.Info()
+	s.notes = append(s.notes, s.info.Notes...)
+	if !s.info.IPv6 {
+		s.notes = append(s.notes, "IPv4 only")
+	}
+	return nil
+}
+
+func (s *supervisor) planView() (view.Spec, error) {
+	s.scratch = view.MakeScratch(s.ids.KernelUID, s.ids.KernelGID, s.sess.Dir, "/var/tmp", "/tmp")
+	user := s.agentUser()
+	s.agentEnv = view.CleanEnv(s.cfg.Env, view.EnvOptions{Proxy: s.proxyURL(), User: user, Set: s.cfg.SetEnv})
+	host, _ := os.Hostname()
+	gateways := []netip.Addr{hostGateway4(s.cfg.Subnet)}
+	if hasIPv6Route() {
+		gateways = append(gateways, ulaGateway6)
+	}
+	o := view.Options{
+		UID: s.ids.KernelUID, GID: s.ids.KernelGID, Subordinate: len(s.ids.UIDs) > 1, AsRoot: s.ids.AsRoot,
+		WeakProc: hasWord(s.cfg.Weak, "proc"), Dir: s.cfg.Dir, RuntimeDir: runtimeDir(s.cfg.Env), Env: s.agentEnv,
+		PrivateHome: user != nil && user.Home == view.PrivateHome, Scratch: s.scratch,
+		Config: nonEmpty(s.env.ConfigDir()), State: nonEmpty(s.env.StateDir(), s.env.Root()),
+		ReadOnly: append([]string{filepath.Join(s.cfg.Dir, ".outcall"), s.sess.Info.Audit, s.sess.Info.Socket}, s.cfg.RulePaths...),
+		Binds:    s.cfg.Binds, Hostname: host, Resolvers: gateways,
+	}
+	return view.Plan(o)
+}
+
+// startAPI opens host.sock.
+func (s *supervisor) startAPI(context.Context) error {
+	l, err := hostapi.Listen(s.sess.Info.Socket)
+	if err != nil {
+		return err
+	}
+	s.api = hostapi.NewServer(backend{s})
+	go func() { _ = s.api.Serve(l) }() // ends with s.api.Close in end
+	return nil
+}
+
+// end undoes the start in the opposite order: first egress, then the agent,
+// then what is on disk. It is safe after a start that failed anywhere.
+func (s *supervisor) end(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	if s.api != nil {
+		s.api.Close(ctx)
+	}
+	if s.gate != nil {
+		_ = s.gate.Close()
+	}
+	if s.dns != nil {
+		s.dns.Close()
+	}
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		_ = s.closers[i]()
+	}
+	if s.table != nil {
+		_ = s.table.Close()
+	}
+	if s.scratch != "" {
+		_ = view.RemoveScratch(s.scratch)
+	}
+	if s.audit != nil {
+		s.audit.Record(s.event("stop", policy.Event{Reason: s.why}))
+		_ = s.audit.w.Close()
+	}
+	if s.sess != nil {
+		_ = s.sess.Close(ctx)
+	}
+}
+
+// requestStop ends the session.
+func (s *supervisor) requestStop(why string) {
+	s.noteStop(why)
+	s.stopOnce.Do(func() { close(s.stopping) })
+}
+
+// event fills in what every event of the session itself has.
+func (s *supervisor) event(kind string, e policy.Event) policy.Event {
+	e.Event, e.Session, e.Agent, e.Time = kind, s.who.Session, s.who.Agent, time.Now()
+	return e
+}
+
+func (s *supervisor) mode() string {
+	if s.cfg.Observe {
+		return "observe"
+	}
+	return "enforce"
+}
+
+func (s *supervisor) proxyAddr() string {
+	return netip.AddrPortFrom(hostGateway4(s.cfg.Subnet), s.cfg.ProxyPort).String()
+}
+
+func (s *supervisor) proxyURL() string {
+	if s.cfg.NoProxy {
+		return ""
+	}
+	return "http://" + s.proxyAddr()
+}
+
+func hostGateway4(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }

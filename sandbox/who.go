@@ -1,0 +1,71 @@
+package sandbox
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"outcall/sandbox/view"
+)
+
+// agentUser says whose HOME, USER and LOGNAME the command gets: nil keeps the
+// caller's. Only real root's agent is someone else; where that user has no
+// home that it can enter, the command gets a private empty one.
+func (s *supervisor) agentUser() *view.User {
+	if !s.ids.Drop {
+		return nil
+	}
+	u := &view.User{Name: s.ids.User, Home: s.ids.Home}
+	if u.Name == "" {
+		u.Name = "nobody"
+	}
+	if !enterable(u.Home, s.ids.KernelUID, s.ids.KernelGID) {
+		u.Home = view.PrivateHome
+	}
+	return u
+}
+
+// enterable tells whether a user owns a directory and can reach it. It looks
+// at owner and modes: the caller is root, whom access(2) tells nothing.
+func enterable(dir string, uid, gid int) bool {
+	if !filepath.IsAbs(dir) || dir == "/" {
+		return false
+	}
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != uid {
+		return false
+	}
+	for p := dir; p != "/"; p = filepath.Dir(p) {
+		if unix.Stat(p, &st) != nil {
+			return false
+		}
+		bit := uint32(0o001)
+		switch {
+		case int(st.Uid) == uid:
+			bit = 0o100
+		case int(st.Gid) == gid:
+			bit = 0o010
+		}
+		if st.Mode&bit == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func runtimeDir(env []string) string {
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+func hasWord(words []string, w string) bool { return slices.Contains(words, w) }
+
+func nonEmpty(in ...string) []string {
+	return slices.DeleteFunc(in, func(s string) bool { return s == "" })
+}
