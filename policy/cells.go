@@ -108,7 +108,7 @@ func (p *probe) first(rules []*Rule, addr netip.Addr, class Class, h *Host) *Rul
 		if v != yes && (v != waiting || p.name == "" && waits&probed == 0) {
 			continue // without a name an open word is a deny
 		}
-		if class == Global || r.opens(f, addr, class, h) {
+		if r.mayOpen(p.name, addr, class, h) {
 			return r
 		}
 	}

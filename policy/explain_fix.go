@@ -24,12 +24,7 @@ func (x *Explanation) smallest(s *Snapshot, q ExplainQuery, t target) {
 	}
 	x.Advice = "no added rule would allow it: " + x.Reason
 	for _, r := range x.Routes {
-		for i, st := range r.Steps {
-			if st.Structural && i > 0 && r.Steps[i-1].File != "" {
-				by := r.Steps[i-1]
-				x.Advice += fmt.Sprintf("; a private address would need egress.allow_private_ips: true in rule %s (%s:%d), which comes first", by.Rule, by.File, by.Line)
-				return
-			}
+		for _, st := range r.Steps {
 			if st.Word == Deny.String() && st.File != "" {
 				x.Advice = fmt.Sprintf("no added rule would allow it: the block %s stands before it (%s:%d)", st.Rule, st.File, st.Line)
 				return

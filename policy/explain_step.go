@@ -76,7 +76,7 @@ func (r *Rule) failsOn(f *Facts) (why string, rank int) {
 	}
 	v, unknown := eval(&r.c.parts[0], (*allowView)(f))
 	if v == yes || v == hidden && f.only(unknown, Later) != 0 {
-		if !r.bindsPort(f) {
+		if r.onPort(f) == no {
 			return fmt.Sprintf("network.port is %v, its ports are %s", f.Value(NetworkPort), portList(r.boundPorts())), 0
 		}
 		if v == yes {

@@ -43,7 +43,7 @@ func TestExplainVerdicts(t *testing.T) {
 		{"IPv6 address", host, "https://[2606:4700::1]/", "", VerdictDeny, "[2606:4700::1]:443"},
 		{"loopback", host, "127.0.0.1:5432", "", VerdictDeny, "127.0.0.1:5432"},
 		{"rebound", host, "https://api.allowed.test/", "127.0.0.1", VerdictDeny, ""},
-		{"private", host, "https://api.allowed.test/", "10.0.0.1", VerdictDeny, ""},
+		{"private", host, "https://api.allowed.test/", "10.0.0.1", VerdictDeny, "allow_private_ips: true"},
 		{"private, no rule yet", nil, "https://db.test/", "10.0.0.1", VerdictDeny, "db.test"}, // its address is not asked for
 		{"question", host, "dns://api.allowed.test", "", VerdictAllow, ""},
 		{"question of a type", host, "dns://api.allowed.test?type=TXT", "", VerdictDeny, `dns.record_type == "TXT"`},

@@ -83,27 +83,25 @@ func (s *Snapshot) best(f *Facts, addr netip.Addr, cands []Candidate, h *Host) F
 }
 
 // judge is Step with what stands beside the rules: the class of the address.
+// An allow rule that does not open a special address does not match there, and
+// what is denied there is denied in every mode.
 func (s *Snapshot) judge(f *Facts, addr netip.Addr, h *Host) Flow {
 	if s == nil {
 		return structural(f.name, "no policy is loaded")
 	}
 	fl := Flow{Name: f.name, Grants: f.grants}
-	var rc rangeClass
-	var may []*Rule // the rules that could open a special address
-	var collect func(*Rule)
-	if addr.IsValid() {
-		if rc = classRange(addr, h); rc.class != Global {
-			collect = func(r *Rule) { may = append(may, r) }
-		}
+	if !addr.IsValid() {
+		fl.Outcome = walk(s.rules, f, nil)
+		return fl
 	}
-	fl.Outcome = walk(s.rules, f, collect)
-	if rc.class != Global {
-		if fl.Word == Allow {
-			may = []*Rule{fl.Rule}
+	if rc := classRange(addr, h); rc.class != Global {
+		fl.Outcome = walk(s.rules, f, func(r *Rule, f *Facts) (truth, FieldSet) { return r.opens(f, addr, rc.class, h) })
+		if fl.Word == Deny {
+			fl.Structural = true
+			fl.Reason = fmt.Sprintf("%s is %s; %s", addr, rc.why, closedReason(fl.Outcome))
 		}
-		if fl.Word == Deny || !slices.ContainsFunc(may, func(r *Rule) bool { return r.opens(f, addr, rc.class, h) }) {
-			return structural(f.name, closed(fl.Outcome, addr, rc))
-		}
+	} else {
+		fl.Outcome = walk(s.rules, f, nil)
 	}
 	if fl.Word == Allow && (f.layer == LayerFlow || f.layer == LayerConnect) {
 		fl.Literal = !fl.Granted && fl.Rule.onLiteral(f, addr)
@@ -112,12 +110,11 @@ func (s *Snapshot) judge(f *Facts, addr netip.Addr, h *Host) Flow {
 	return fl
 }
 
-func closed(o Outcome, addr netip.Addr, rc rangeClass) string {
-	text := fmt.Sprintf("%s is %s", addr, rc.why)
-	if o.Word != Deny {
-		text += ", which rule " + o.Rule.ID + " does not open"
+func closedReason(o Outcome) string {
+	if o.Rule == nil {
+		return "no rule opens it"
 	}
-	return text
+	return o.Reason
 }
 
 func structural(name, reason string) Flow {
@@ -146,8 +143,10 @@ func (s *Snapshot) OpenAddr(f *Facts, addr netip.Addr, h *Host) (ok bool, reason
 			}
 			continue
 		}
-		if v, _, _ := r.allows(g); (v == yes || v == waiting) && r.opens(g, addr, rc.class, h) {
-			return true, ""
+		if v, _, _ := r.allows(g); v != no {
+			if open, _ := r.opens(g, addr, rc.class, h); open != no {
+				return true, ""
+			}
 		}
 	}
 	return false, fmt.Sprintf("%s is %s, which no rule opens to this name", addr, rc.why)

@@ -33,9 +33,9 @@ func (s *Snapshot) Step(f *Facts) Outcome {
 //	block  true, hidden, error → the end: Deny, or Open behind a waiting allow
 //	block  waiting             → remembered
 //
-// collect, where given, is called for each allow that can still decide: the
-// waiting ones and the true one.
-func walk(rules []*Rule, f *Facts, collect func(*Rule)) Outcome {
+// opens, where given, tells whether an allow rule opens the flow's address: it
+// is a part of what the rule must be true of.
+func walk(rules []*Rule, f *Facts, opens func(*Rule, *Facts) (truth, FieldSet)) Outcome {
 	var open *Rule            // the first waiting allow
 	var openWaits FieldSet    // what the waiting allows wait for
 	var barrier *Rule         // the first waiting block
@@ -57,11 +57,15 @@ func walk(rules []*Rule, f *Facts, collect func(*Rule)) Outcome {
 			continue
 		}
 		v, fields, granted := r.allows(f)
-		if v != yes && v != waiting {
+		if v == no {
 			continue
 		}
-		if collect != nil {
-			collect(r)
+		if opens != nil {
+			if open, more := opens(r, f); open == no {
+				continue
+			} else if open == waiting {
+				v, fields = waiting, fields|more
+			}
 		}
 		if v == yes {
 			return allowOutcome(r, barrier, barrierWaits, granted)
@@ -80,7 +84,8 @@ func walk(rules []*Rule, f *Facts, collect func(*Rule)) Outcome {
 // allows evaluates an allow rule: yes, waiting (with the fields it waits
 // for), or neither. granted tells that a direct_ip grant made it true.
 func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
-	if !r.bindsPort(f) || !r.bindsType(f) {
+	port := r.onPort(f)
+	if port == no || !r.bindsType(f) {
 		return no, 0, false
 	}
 	if r.Mode == ModeDirectIP && f.granted(r.ID) {
@@ -88,6 +93,8 @@ func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
 	}
 	v, unknown := eval(&r.c.parts[0], (*allowView)(f))
 	switch {
+	case v == yes && port == waiting:
+		return waiting, FieldSet(0).With(NetworkPort), false
 	case v == yes:
 		return yes, 0, false
 	case v == hidden:
@@ -103,26 +110,29 @@ func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
 	return no, 0, false
 }
 
-// bindsPort applies egress.ports: they bind wherever a port is known, and a
+// onPort applies egress.ports: they bind wherever the layer has a port, and a
 // packet without ports (ICMP) is on none of them.
-func (r *Rule) bindsPort(f *Facts) bool {
+func (r *Rule) onPort(f *Facts) truth {
 	ports := r.boundPorts()
-	if ports == nil {
-		return true
+	if ports == nil || f.layer == LayerRun && f.state[NetworkPort] == Absent {
+		return yes
 	}
 	switch f.state[NetworkPort] {
 	case Known:
 		p, _ := f.val[NetworkPort].(types.Int)
 		for _, q := range ports {
 			if int64(q) == int64(p) {
-				return true
+				return yes
 			}
 		}
-		return false
-	case Absent:
-		return f.layer != LayerFlow
+		return no
+	case Later:
+		if f.layer == LayerDNS {
+			return yes // a question is on no port; the flow that follows is
+		}
+		return waiting
 	}
-	return true
+	return no
 }
 
 // bindsType keeps unusual DNS types to rules that speak of types: they carry
