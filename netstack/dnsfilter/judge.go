@@ -96,6 +96,10 @@ func (f *Filter) judge(r *ruleset, a *ask, facts *policy.Facts) verdict {
 	if answers(out, a.proxy) {
 		return v
 	}
+	if !vetoes(out) {
+		// Open names the allow that still waits; what denies is that none is true.
+		v.rule = policy.DefaultPolicy
+	}
 	if f.cfg.Observe {
 		v.would = true
 		return v

@@ -82,6 +82,11 @@ func TestRealAllowTarget(t *testing.T) {
 		l.wantAnswer(l.ask(n, dns.TypeA), dns.RcodeNameError)
 	}
 	l.wantAnswer(l.ask("api.allowed.test.", dns.TypeTXT), 0)
+	for _, e := range l.taken() {
+		if want := policy.DefaultPolicy; e.Verdict == "deny" && e.Rule != want {
+			t.Errorf("%s is denied by %s, an allow rule", e.Query, e.Rule)
+		}
+	}
 	if !l.hasCell("93.184.216.34", "tcp 443-443") || !l.hasCell("93.184.216.34", "tcp 80-80") || l.hasCell("93.184.216.34", "tcp 22-22") {
 		t.Fatal(l.cellsAt("93.184.216.34"))
 	}
