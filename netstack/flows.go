@@ -140,6 +140,12 @@ func (r *registry) remove(f *flow) {
 	r.mu.Unlock()
 }
 
+// drop ends a flow and takes it out at once, so that it is counted once.
+func (r *registry) drop(f *flow, cause error) {
+	r.remove(f)
+	f.end(cause)
+}
+
 func (r *registry) len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,7 +164,7 @@ func (r *registry) all() []*flow {
 
 func (r *registry) killAll(cause error) {
 	for _, f := range r.all() {
-		f.end(cause)
+		r.drop(f, cause)
 	}
 }
 
@@ -212,7 +218,7 @@ func (s *Stack) Flows() []FlowInfo {
 func (s *Stack) Kill(id string) bool {
 	for _, f := range s.flows.all() {
 		if f.id == id {
-			f.end(errKilled)
+			s.flows.drop(f, errKilled)
 			return true
 		}
 	}

@@ -21,7 +21,7 @@ func (s *Stack) Reload(ctx context.Context, old, new *policy.Snapshot) int {
 	for _, f := range s.flows.all() {
 		if ctx.Err() != nil {
 			// Not judged again is not allowed.
-			f.end(errRevoked)
+			s.flows.drop(f, errRevoked)
 			n++
 			continue
 		}
@@ -37,7 +37,7 @@ func (s *Stack) recheck(f *flow, snap *policy.Snapshot) bool {
 	ok := false
 	s.guard("reload", func() { ok = s.standing(f, snap) })
 	if !ok {
-		f.end(errRevoked)
+		s.flows.drop(f, errRevoked)
 	}
 	return ok
 }

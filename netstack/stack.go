@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -62,13 +63,17 @@ func New(cfg Config) (*Stack, error) {
 		limit:     rate.NewLimiter(1, 1),
 		net: stack.New(stack.Options{
 			// No neighbour discovery, no address configuration, no multicast
-			// listener reports: the zero options turn all of them off.
+			// listener reports: the zero options turn all of them off. A packet
+			// to a loopback address is an attempt like any other: it is judged
+			// and refused, not lost.
 			NetworkProtocols: []stack.NetworkProtocolFactory{
-				ipv4.NewProtocolWithOptions(ipv4.Options{}), ipv6.NewProtocolWithOptions(ipv6.Options{})},
+				ipv4.NewProtocolWithOptions(ipv4.Options{AllowExternalLoopbackTraffic: true}),
+				ipv6.NewProtocolWithOptions(ipv6.Options{AllowExternalLoopbackTraffic: true})},
 			TransportProtocols: []stack.TransportProtocolFactory{
 				tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		}),
 	}
+	quietLogs()
 	s.flows.init(MaxFlows)
 	s.gates.init(MaxDialing)
 	if err := s.tune(); err != nil {
@@ -221,6 +226,18 @@ func (s *Stack) limited(format string, args ...any) {
 			Agent: s.cfg.Who.Agent, Reason: fmt.Sprintf(format, args...)})
 	}
 }
+
+// quietLogs turns off gVisor's own logger, which the agent's packets can make
+// write to standard error: that belongs to the command.
+var quietLogs = sync.OnceFunc(func() {
+	log.SetLevel(log.Warning) // loggers made at start-up keep their target
+	log.SetTarget(silence{})
+})
+
+type silence struct{}
+
+// Emit implements log.Emitter.
+func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
 
 func tcpErr(e tcpip.Error) error { return errors.New(e.String()) }
 

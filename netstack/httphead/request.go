@@ -1,6 +1,7 @@
 package httphead
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -62,6 +63,15 @@ func ParseRequest(b []byte) (r *Request, n int, err error) {
 		return nil, 0, ErrHTTP2
 	}
 	n, err = end(b)
+	if err == ErrShort {
+		// A request line that is whole and wrong is told at once: an HTTP/0.9
+		// client sends nothing more.
+		if line, _, ok := bytes.Cut(b, []byte("\r\n")); ok {
+			if lerr := new(Request).startLine(string(line)); lerr != nil {
+				err = lerr
+			}
+		}
+	}
 	if err != nil {
 		return nil, 0, err
 	}
