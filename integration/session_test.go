@@ -47,7 +47,11 @@ func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: code N PROGRAM [ARG...]")
 	}
-	cmd := world.Command(args[1], args[2:]...)
+	program := args[1]
+	if program == "outcall" {
+		program = harness.Outcall // the script's PATH is not the test's
+	}
+	cmd := world.Command(program, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
 	for _, k := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "CURL_CA_BUNDLE", "TERM"} {
 		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))

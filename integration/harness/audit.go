@@ -87,7 +87,7 @@ func ReadAudit(t testing.TB, file string) []Event {
 		if prev != "" && !strings.EqualFold(e.Prev, prev) {
 			t.Errorf("audit: line %d is not chained to the one before", len(out)+1)
 		}
-		prev = fmt.Sprintf("%x", sha256.Sum256(sc.Bytes()))
+		prev = fmt.Sprintf("%x", sha256.Sum256([]byte(sc.Text()+"\n")))
 		out = append(out, e)
 	}
 	if err := sc.Err(); err != nil {
