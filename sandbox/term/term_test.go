@@ -50,6 +50,10 @@ func supervise() int {
 	if err != nil {
 		return 1
 	}
+	rows, cols := t.Size()
+	if err := pty.Setsize(tty, &pty.Winsize{Rows: rows, Cols: cols}); err != nil {
+		return 1
+	}
 	j := &aJob{exec.Command("/bin/sh", "-c", os.Args[2]), make(chan syscall.Signal, 1)}
 	j.cmd.Stdin, j.cmd.Stdout, j.cmd.Stderr = tty, tty, tty
 	j.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: unix.SIGKILL}
