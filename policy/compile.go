@@ -27,7 +27,8 @@ type compiled struct {
 	ip      ipUse
 	port    portUse
 	texts   []textUse
-	strings []string // string constants, for what a rule must name in so many words
+	needs   []FieldSet // of each part of the top-level ||: fields that must be known for it to be true
+	strings []string   // string constants, for what a rule must name in so many words
 }
 
 // textUse says that a text field is compared with a constant.
@@ -82,9 +83,13 @@ func compileCondition(env *cel.Env, text string, block bool) (*compiled, []findi
 	if bad != nil {
 		return nil, bad
 	}
+	parts := splitOr(native.Expr(), nil)
+	for _, e := range parts {
+		c.needs = append(c.needs, needed(e))
+	}
 	exprs := []ast.Expr{native.Expr()}
 	if block {
-		exprs = splitOr(native.Expr(), nil)
+		exprs = parts
 	}
 	for _, e := range exprs {
 		p, err := plan(env, native, e)

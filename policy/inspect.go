@@ -189,6 +189,34 @@ func fieldsOf(e ast.Expr) FieldSet {
 	return s
 }
 
+// needed returns fields without which an expression cannot be true: those of
+// every operand of &&, and those that all operands of || share.
+func needed(e ast.Expr) FieldSet {
+	if e.Kind() == ast.CallKind {
+		call := e.AsCall()
+		switch call.FunctionName() {
+		case operators.LogicalAnd:
+			var s FieldSet
+			for _, a := range call.Args() {
+				s |= needed(a)
+			}
+			return s
+		case operators.LogicalOr:
+			s := ^FieldSet(0)
+			for _, a := range call.Args() {
+				s &= needed(a)
+			}
+			return s
+		case operators.LogicalNot, operators.Conditional:
+			return 0 // an operand that decides early may hide the rest
+		}
+	}
+	if e.Kind() == ast.ComprehensionKind {
+		return needed(e.AsComprehension().IterRange())
+	}
+	return fieldsOf(e)
+}
+
 // strictGroups collects the field sets of the topmost nodes below e that are
 // not &&, || or !: inside those CEL names only the first unknown it meets.
 func strictGroups(e ast.Expr, out []FieldSet) []FieldSet {

@@ -1,5 +1,7 @@
 package policy
 
+import "net/netip"
+
 // NewFacts returns the facts of one step as contract 2.3 has them before
 // anything of the message is known. The setters then fill in what is.
 func NewFacts(l Layer, who Who) *Facts {
@@ -106,4 +108,54 @@ func (f *Facts) SetRequest(h HTTP, hostIsAddr bool) {
 	} else {
 		f.set(HTTPBodySize, h.BodySize)
 	}
+}
+
+// Run is what an agent asks over the agent API (run layer).
+type Run struct {
+	Tool    string
+	Args    []string
+	Flags   []string
+	Cwd     string
+	Context map[string]any
+}
+
+// SetRun tells the action (run layer).
+func (f *Facts) SetRun(r Run) {
+	f.set(RunTool, r.Tool)
+	f.set(RunArgs, append([]string{}, r.Args...))
+	f.set(RunFlags, append([]string{}, r.Flags...))
+	f.set(RunCwd, r.Cwd)
+	if r.Context == nil {
+		r.Context = map[string]any{}
+	}
+	f.set(RunContext, r.Context)
+}
+
+// Call is the target of a network call that an agent asks about (run layer).
+type Call struct {
+	Host   string // a canonical name, or a literal address
+	Port   uint16
+	Proto  Proto
+	Scheme string // http or https; "" for a call that is no URL
+	HTTP   *HTTP  // nil for a call that is no URL
+}
+
+// SetCall tells the target of a network call (run layer). Addresses stay
+// absent there: a call is judged by its flow, too.
+func (f *Facts) SetCall(c Call) {
+	_, err := netip.ParseAddr(c.Host)
+	if err == nil {
+		f.SetName("")
+	} else {
+		f.SetName(c.Host)
+	}
+	f.set(NetworkPort, int64(c.Port))
+	f.set(NetworkProtocol, string(c.Proto))
+	if c.HTTP == nil {
+		return
+	}
+	h := *c.HTTP
+	h.Host = c.Host
+	f.SetRequest(h, err == nil)
+	f.set(HTTPScheme, c.Scheme)
 }
