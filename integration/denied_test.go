@@ -71,7 +71,7 @@ func TestDeniedEmptyPolicy(t *testing.T) {
 	if r.Code == 0 {
 		t.Error("an empty policy let a request through")
 	}
-	mustContain(t, "banner", r.Stderr, "0 rules")
+	mustContain(t, "banner", r.Stderr, "no rules")
 	b.MustBeQuiet(t, m, nil)
 }
 
@@ -136,7 +136,7 @@ func TestDeniedOtherPortsOfAnAllowedHost(t *testing.T) {
 	r := b.Sandbox(append(harness.Allow("api.allowed.test:443"), "--no-proxy"), "sh", "-c", script).Must(t, 0)
 	lines := r.Lines(t)
 	for _, l := range lines[:2] {
-		if l.Data != "443" {
+		if l.Data != "53 443" { // 53 is our own filter, whatever the address
 			t.Errorf("open ports of %s: %q", l.Target, l.Data)
 		}
 	}
