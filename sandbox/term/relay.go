@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopWait is how long after our own SIGTSTP the stop may take to come. A job
-// that nobody could continue (an orphaned process group) is never stopped, and
-// then goes on after this time.
+// stopWait is how long after our own SIGTSTP the stop may take to come where
+// we cannot tell whether it does: the kernel never stops a job that nobody
+// could continue (an orphaned process group), and then the command goes on.
 const stopWait = 100 * time.Millisecond
 
 // bufferSize is what a direction holds at most.
@@ -134,11 +134,13 @@ func (r *Relay) stopped(ctx context.Context) {
 	// Errors end in a terminal that the shell puts right, as after a crash.
 	_ = r.t.Restore()
 	if err := r.suspend(); err == nil {
-		timer := time.NewTimer(stopWait)
-		defer timer.Stop()
+		var timeout <-chan time.Time
+		if !underShell() {
+			timeout = time.After(stopWait)
+		}
 		select {
 		case <-r.cont:
-		case <-timer.C:
+		case <-timeout:
 		case <-r.ended:
 			return
 		}
@@ -149,6 +151,7 @@ func (r *Relay) stopped(ctx context.Context) {
 
 // foreground takes the terminal again if it is ours.
 func (r *Relay) foreground() {
+	r.t.forget()
 	_ = r.t.Raw()
 	r.resize()
 	nudge(r.wake)
@@ -156,6 +159,16 @@ func (r *Relay) foreground() {
 
 // stopJob stops our whole job, as Ctrl-Z does.
 func stopJob() error { return unix.Kill(0, unix.SIGTSTP) }
+
+// underShell reports whether our parent is a shell with job control over us:
+// in our session, but not in our process group. Then our job can be stopped.
+func underShell() bool {
+	parent := unix.Getppid()
+	sid, err := unix.Getsid(parent)
+	own, ownErr := unix.Getsid(0)
+	group, groupErr := unix.Getpgid(parent)
+	return err == nil && ownErr == nil && groupErr == nil && sid == own && group != unix.Getpgrp()
+}
 
 func nudge(f *os.File) {
 	_, _ = f.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) // an eventfd takes 2^64-2 of these

@@ -104,6 +104,13 @@ func (t *Terminal) Restore() error {
 	return nil
 }
 
+// forget is for when the shell has had the terminal and set its own mode.
+func (t *Terminal) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.raw = false
+}
+
 // set waits for output and changes the mode. From the background that is a
 // SIGTTOU, which would stop us with the terminal in the wrong mode.
 func (t *Terminal) set(tio *unix.Termios) error {
