@@ -21,7 +21,7 @@ const (
 	// batchBytes bounds one batch. The kernel takes no more than the socket's
 	// send buffer, which an unprivileged process cannot enlarge, and an element
 	// list is one attribute of at most 64 KiB.
-	batchBytes = 48 << 10
+	batchBytes = 60 << 10
 	// MaxCells bounds the cells that a Table takes, pins and networks apart.
 	// More are refused with ErrFull.
 	MaxCells = 1 << 17

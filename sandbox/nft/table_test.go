@@ -224,6 +224,26 @@ func TestTenThousand(t *testing.T) {
 	}
 }
 
+// The longest names fit into the batches, going in and going out.
+func TestLongNames(t *testing.T) {
+	ctx := context.Background()
+	_, table := newTable(t, both)
+	empty := listing(t, table)
+	var cells []policy.Cell
+	a := netip.MustParseAddr("2001:db8::")
+	for i := range 500 {
+		a = a.Next()
+		rule := fmt.Sprintf("%0*d", maxRuleID, i)
+		cells = append(cells, policy.Cell{Prefix: netip.PrefixFrom(a, 128), Proto: policy.TCP, PortLow: 1, PortHigh: 1000, Rule: rule},
+			policy.Cell{Prefix: netip.PrefixFrom(a, 128), Proto: policy.UDP, PortLow: 1, PortHigh: 1000, Rule: rule})
+	}
+	must(t, table.AddPins(ctx, cells))
+	must(t, table.DelPins(ctx, cells))
+	if s := listing(t, table); s != empty {
+		t.Errorf("%d bytes are left in the table", len(s))
+	}
+}
+
 func TestDisjoint(t *testing.T) {
 	got := disjoint([]span{{0, 65535, "a"}, {5, 7, "b"}})
 	if !slices.Equal(got, []span{{0, 65535, "a"}}) {
@@ -267,6 +287,36 @@ func BenchmarkOnePin(b *testing.B) {
 	_, table := newTable(b, both)
 	must(b, table.AddPins(ctx, manyPins(1000)))
 	one := []policy.Cell{tcp("9.9.9.9", "one", 443, 443)}
+	for b.Loop() {
+		must(b, table.AddPins(ctx, one))
+		must(b, table.DelPins(ctx, one))
+	}
+}
+
+func BenchmarkSetNets(b *testing.B) {
+	ctx := context.Background()
+	_, table := newTable(b, both)
+	cells := manyPins(10000)
+	for b.Loop() {
+		must(b, table.SetNets(ctx, cells))
+		b.StopTimer()
+		must(b, table.SetNets(ctx, nil))
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/10000networks")
+}
+
+// A range at an address costs more than a port: the kernel copies the whole
+// interval map for each change.
+func BenchmarkOneRange(b *testing.B) {
+	ctx := context.Background()
+	_, table := newTable(b, both)
+	many := manyPins(1000)
+	for i := range many {
+		many[i].PortLow, many[i].PortHigh, many[i].Rule = 1, 65535, "one"
+	}
+	must(b, table.AddPins(ctx, many))
+	one := []policy.Cell{tcp("9.9.9.9", "one", 1, 65535)}
 	for b.Loop() {
 		must(b, table.AddPins(ctx, one))
 		must(b, table.DelPins(ctx, one))

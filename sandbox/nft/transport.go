@@ -17,6 +17,10 @@ const (
 	// recvSize holds the largest datagram that the kernel makes of a dump (32
 	// KiB) or of an acknowledgement. A longer one is an error, never cut.
 	recvSize = 64 << 10
+	// sendSize is the most that is sent at once: what a socket takes whose
+	// buffer nobody could enlarge, and less than an attribute's 16-bit length
+	// can get wrong.
+	sendSize = 64 << 10
 	// answerTime bounds the wait for an answer. The kernel works on a request
 	// within the send call, so the answer is there when send returns; the bound
 	// is for a kernel that loses it.
@@ -255,6 +259,9 @@ func (s *socket) send(msgs []netlink.Message) error {
 		for len(b)%unix.NLMSG_ALIGNTO != 0 {
 			b = append(b, 0)
 		}
+	}
+	if len(b) > sendSize {
+		return fmt.Errorf("send %d bytes to netfilter, more than %d", len(b), sendSize)
 	}
 	if err := s.f.SetDeadline(time.Now().Add(answerTime)); err != nil {
 		return err
