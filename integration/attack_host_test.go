@@ -19,10 +19,6 @@ import (
 // K1: listeners on the host's paths, made before the session.
 func TestK1PathSockets(t *testing.T) {
 	b := harness.New(t)
-	cwd, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
 	paths := []string{"/tmp/.X11-unix/X9", "/tmp/agent.sock", b.Home + "/agent.sock", b.Home + "/.gnupg/S.gpg-agent", b.Work + "/s"}
 	for _, p := range paths {
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -31,32 +27,22 @@ func TestK1PathSockets(t *testing.T) {
 	}
 	defer os.RemoveAll("/tmp/.X11-unix")
 	// One is bound by a relative name: the kernel lists it without directory.
-	if err := os.Chdir(b.Home); err != nil {
-		t.Fatal(err)
-	}
-	defer os.Chdir(cwd)
-	for _, p := range append(paths, "relative.sock", "@abstract-on-host") {
-		ln, err := net.Listen("unix", p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				t.Errorf("K1: something inside connected to %s", ln.Addr())
-				c.Close()
-			}
-		}()
-	}
+	listener := b.Program(harness.Probe, append([]string{"listen", "relative.sock", "@abstract-on-host"}, paths...)...)
+	listener.Dir = b.Home
+	host := b.Start(listener)
+	host.WaitFor("listening")
 	args := append(append([]string{"unix"}, paths...), b.Home+"/relative.sock", "@abstract-on-host")
 	_, lines := b.Attempts(allowAPI, args...)
 	harness.Refused(t, lines, 1000)
 	if len(lines) != len(args)-1 {
 		t.Errorf("%d attempts of %d", len(lines), len(args)-1)
+	}
+	// The proof that the listeners work, and would have told.
+	b.Start(b.Program(harness.Probe, "unix", b.Home+"/agent.sock")).Wait()
+	host.WaitFor("accepted at")
+	host.Cmd.Process.Kill()
+	if got := strings.Count(host.Wait().Stdout, "accepted at"); got != 1 {
+		t.Errorf("K1: %d connections on the host, of which one is the test's own", got)
 	}
 }
 
@@ -320,7 +306,7 @@ func TestK7ProjectRulesMadeInside(t *testing.T) {
 // K8: the operator's socket.
 func TestK8HostSocket(t *testing.T) {
 	b := harness.New(t)
-	p := b.StartSandbox(allowAPI, "sh", "-c", "echo ready; cat")
+	p := b.StartSandbox(allowAPI, "sh", "-c", "echo ready; exec sleep 1000")
 	in := b.Runtime + "/outcall/" + p.Name + "/host.sock"
 	p.WaitFor("ready")
 	if _, err := os.Stat(in); err != nil {

@@ -345,7 +345,7 @@ func TestK21SameVerdictEveryWay(t *testing.T) {
 // K22: an operator's tools are not found where an agent could write.
 func TestK22PlantedTools(t *testing.T) {
 	b := harness.New(t)
-	p := b.StartSandbox(allowAPI, "sh", "-c", `for d in "$HOME/.local/bin" .; do mkdir -p $d; for n in nft tcpdump; do printf '#!/bin/sh\ntouch %s\n' "$HOME/planted" > $d/$n; chmod +x $d/$n; done; done; echo ready; cat`)
+	p := b.StartSandbox(allowAPI, "sh", "-c", `for d in "$HOME/.local/bin" .; do mkdir -p $d; for n in nft tcpdump; do printf '#!/bin/sh\ntouch %s\n' "$HOME/planted" > $d/$n; chmod +x $d/$n; done; done; echo ready; exec sleep 1000`)
 	p.WaitFor("ready")
 	b.Setenv("PATH=" + b.Home + "/.local/bin:.:/usr/bin:/bin")
 	b.Outcall("--session", p.Name, "bridge", "exec", "--", "nft", "list", "ruleset")

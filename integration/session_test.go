@@ -119,7 +119,7 @@ func TestStop(t *testing.T) {
 
 func TestSessionCommands(t *testing.T) {
 	b := harness.New(t)
-	p := b.StartSandbox(allowAPI, "sh", "-c", "echo ready; cat")
+	p := b.StartSandbox(allowAPI, "sh", "-c", "echo ready; exec sleep 1000")
 	p.WaitFor("ready")
 	for _, c := range []struct {
 		args []string

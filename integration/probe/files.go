@@ -111,6 +111,29 @@ func unixOp(args []string) {
 	}
 }
 
+// listenOp listens at path and abstract sockets and tells who came.
+func listenOp(args []string) {
+	for _, p := range args {
+		ln, err := net.Listen("unix", p)
+		if err != nil {
+			fmt.Println("cannot listen:", err)
+			return
+		}
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Println("accepted at", p)
+				c.Close()
+			}
+		}()
+	}
+	fmt.Println("listening")
+	select {}
+}
+
 // unixgramOp sends from descriptor 0, as it was handed in, to an abstract name.
 func unixgramOp(args []string) {
 	attempt("unixgram", args[0], func() (string, error) {
@@ -130,12 +153,17 @@ func fdsOp([]string) {
 			if unix.Fstat(n, &st) != nil {
 				continue // the directory itself, closed by now
 			}
-			if l, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.Contains(l, "anon_inode:[event") {
+			if l, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !runtimesOwn(l) {
 				out = append(out, fmt.Sprintf("%d %o %s", n, st.Mode&unix.S_IFMT, l))
 			}
 		}
 		return strings.Join(out, "\n"), err
 	})
+}
+
+// runtimesOwn tells the descriptors that a Go program opens for itself.
+func runtimesOwn(link string) bool {
+	return strings.Contains(link, "anon_inode:[event") || strings.HasPrefix(link, "/sys/fs/cgroup/")
 }
 
 // reconnectOp takes the socket on descriptor 0 elsewhere: reconnect ADDR:PORT

@@ -32,7 +32,7 @@ var operations = map[string]func(args []string){
 	"families": familiesOp, "iouring": iouringOp, "keys": keysOp, "calls": callsOp, "foreign": foreignOp,
 	"signal": signalOp, "signals": signalsOp, "tiocsti": tiocstiOp, "crash": crashOp,
 	"netadmin": netadminOp, "namespaces": namespacesOp, "look": lookOp,
-	"write": writeOp, "replace": replaceOp, "unix": unixOp, "unixgram": unixgramOp,
+	"write": writeOp, "replace": replaceOp, "unix": unixOp, "listen": listenOp, "unixgram": unixgramOp,
 	"fds": fdsOp, "reconnect": reconnectOp, "reopen": reopenOp, "daemon": daemonOp, "sleep": sleepOp, "dumpable": dumpableOp,
 }
 

@@ -136,7 +136,8 @@ func enterNS(file string) (string, error) {
 
 // lookOp looks at every process that it can see, and into it.
 func lookOp([]string) {
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	attempt("look", "/proc", func() (string, error) { return fmt.Sprint(len(dirs)), err })
 	for _, d := range dirs {
 		pid := filepath.Base(d)
 		if pid == fmt.Sprint(os.Getpid()) {
