@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/miekg/dns"
 
@@ -61,32 +62,27 @@ func TestWhatIsAnsweredIsPinned(t *testing.T) {
 // An answer waits for the kernel, also that of a second asker, who could be
 // answered from the cache.
 func TestAnswerWaitsForTheKernel(t *testing.T) {
-	l := newLab(t, fakeRules(1, "a.test", ""))
-	l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34")
-	entered, release := make(chan struct{}), make(chan struct{})
-	l.kernel.before = func() { entered <- struct{}{}; <-release }
-	replies := make(chan *dns.Msg, 2)
-	go func() { replies <- l.send(query("a.test.", dns.TypeA)) }()
-	<-entered
-	go func() { replies <- l.send(query("a.test.", dns.TypeA)) }()
-	for l.Stats().Cache.Hits == 0 {
-		// The second one is past the cache, on its way to the pin table.
-	}
-	select {
-	case m := <-replies:
-		t.Fatalf("answered before the kernel: %v", m)
-	default:
-	}
-	if len(l.pins.Candidates(netip.MustParseAddr("93.184.216.34"))) != 0 {
-		t.Fatal("a pin is visible before the kernel has it")
-	}
-	l.kernel.mu.Lock()
-	l.kernel.before = nil
-	l.kernel.mu.Unlock()
-	close(release)
-	for range 2 {
-		l.wantAnswer(<-replies, 0, "A 93.184.216.34")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, fakeRules(1, "a.test", ""))
+		l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34")
+		release := make(chan struct{})
+		l.kernel.before = func() { <-release }
+		replies := make(chan *dns.Msg, 2)
+		for range 2 {
+			go func() { replies <- l.send(query("a.test.", dns.TypeA)) }()
+			synctest.Wait() // until it waits for the kernel, or for the one before
+		}
+		if len(replies) != 0 || l.Stats().Cache.Hits != 1 {
+			t.Errorf("%d answered before the kernel, %d cache hits", len(replies), l.Stats().Cache.Hits)
+		}
+		if len(l.pins.Candidates(netip.MustParseAddr("93.184.216.34"))) != 0 {
+			t.Error("a pin is visible before the kernel has it")
+		}
+		close(release)
+		for range 2 {
+			l.wantAnswer(<-replies, 0, "A 93.184.216.34")
+		}
+	})
 }
 
 // K15 at scale: questions while rule sets come and go; what the last one

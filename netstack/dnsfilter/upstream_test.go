@@ -195,26 +195,29 @@ func TestTimeout(t *testing.T) {
 // Equal questions under way share one exchange, and the bound on exchanges
 // makes others wait, not fail.
 func TestCoalescing(t *testing.T) {
-	l := newLab(t, fakeRules(1, "a.test", ""))
-	l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34")
-	release := make(chan struct{})
-	l.zone.hook = func(context.Context, netip.AddrPort) error { <-release; return nil }
-	var wg sync.WaitGroup
-	for i := range 20 {
-		wg.Go(func() {
-			m := query("a.test.", dns.TypeA)
-			m.Id = uint16(i)
-			l.wantAnswer(l.send(m), dns.RcodeSuccess, "A 93.184.216.34")
-		})
-	}
-	for l.Stats().InFlight != 20 {
-		time.Sleep(time.Millisecond)
-	}
-	close(release)
-	wg.Wait()
-	if l.zone.count() != 1 {
-		t.Fatalf("%d questions upstream", l.zone.count())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, fakeRules(1, "a.test", ""))
+		l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34")
+		release := make(chan struct{})
+		l.zone.hook = func(context.Context, netip.AddrPort) error { <-release; return nil }
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				m := query("a.test.", dns.TypeA)
+				m.Id = uint16(i)
+				l.wantAnswer(l.send(m), dns.RcodeSuccess, "A 93.184.216.34")
+			})
+		}
+		synctest.Wait()
+		if n := l.Stats().InFlight; n != 20 {
+			t.Errorf("%d questions in flight", n)
+		}
+		close(release)
+		wg.Wait()
+		if l.zone.count() != 1 {
+			t.Fatalf("%d questions upstream", l.zone.count())
+		}
+	})
 }
 
 func TestExchangesAreBounded(t *testing.T) {
