@@ -134,16 +134,19 @@ func Parse(b []byte) (h Hello, n int, err error) {
 // no flight that a client may send.
 func message(b []byte) (msg []byte, n int, err error) {
 	need := handshakeHeader
-	for {
+	for owned := false; ; {
 		frag, err := record(b[n:])
 		if err != nil {
 			return nil, 0, err
 		}
 		n += recordHeader + len(frag)
-		if msg == nil {
+		switch {
+		case msg == nil:
 			msg = frag // one record is the rule: no copy
-		} else {
-			msg = append(slices.Clip(msg), frag...)
+		case !owned:
+			msg, owned = append(slices.Clip(msg), frag...), true
+		default:
+			msg = append(msg, frag...)
 		}
 		if len(msg) >= handshakeHeader {
 			need = handshakeHeader + int(msg[1])<<16 + int(msg[2])<<8 + int(msg[3])

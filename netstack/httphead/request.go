@@ -56,6 +56,10 @@ type Request struct {
 	named []string // what Connection names
 }
 
+// maxEarly bounds the heads whose first line is looked at before they are
+// whole, so that a head that comes octet by octet costs little.
+const maxEarly = 4 << 10
+
 // ParseRequest reads the head at the start of b; n is its length. ErrShort
 // asks for more bytes; every other error is final and its text is for people.
 func ParseRequest(b []byte) (r *Request, n int, err error) {
@@ -63,7 +67,7 @@ func ParseRequest(b []byte) (r *Request, n int, err error) {
 		return nil, 0, ErrHTTP2
 	}
 	n, err = end(b)
-	if err == ErrShort {
+	if err == ErrShort && len(b) <= maxEarly {
 		// A request line that is whole and wrong is told at once: an HTTP/0.9
 		// client sends nothing more.
 		if line, _, ok := bytes.Cut(b, []byte("\r\n")); ok {
@@ -158,10 +162,16 @@ func (r *Request) pathQuery(t string) (err error) {
 	return err
 }
 
-// host wants exactly one Host (also of HTTP/1.0: without it nothing tells
-// which name is asked for) and no disagreement with the target.
+// host wants exactly one Host (also of HTTP/1.0 in origin form: without it
+// nothing tells which name is asked for) and no disagreement with the target.
+// A target that names its host is enough for HTTP/1.0: Python's CONNECT has
+// no Host.
 func (r *Request) host() error {
 	v := values(r.Fields, "Host")
+	if len(v) == 0 && r.Minor == 0 && (r.Form == Absolute || r.Form == Tunnel) {
+		r.Host = r.Target
+		return nil
+	}
 	if len(v) != 1 {
 		return fmt.Errorf("%d Host fields", len(v))
 	}
