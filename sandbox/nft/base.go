@@ -123,7 +123,7 @@ func (b *baseBuilder) counter(name string) {
 	b.c.AddObj(&nftables.NamedObj{Table: b.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 }
 
-// maps declares the six verdict maps and, to observe, the sets of addresses
+// maps declares the verdict maps and, to observe, the sets of addresses
 // that stay closed.
 func (b *baseBuilder) maps() error {
 	for _, m := range allMaps {
@@ -182,7 +182,7 @@ func (b *baseBuilder) echoChain() {
 		b.rule(ch, addrIs(b.o.Gateway6, dst6, expr.CmpOpEq), echoRequest(6), count(counterEcho), accept)
 	}
 	for _, m := range b.liveMaps() {
-		if m != ranges4 && m != ranges6 { // an echo request has one "port"
+		if !m.ranges() && !m.hosts() { // an echo request has one "port"
 			b.rule(ch, m.lookup(true))
 		}
 	}

@@ -17,6 +17,7 @@
 //	  ICMP and ICMPv6                          echo
 //	  addr . proto . port  in pins4, pins6     r_<rule>: counter, accept
 //	  addr . proto . ports in ranges4, ranges6 r_<rule>
+//	  addr . proto         in hosts4, hosts6   r_<rule>
 //	  net  . proto . ports in nets4, nets6     r_<rule>
 //	  observe: tcp, udp to unrestricted        observed, accept
 //	  else                                     refuse
@@ -37,9 +38,11 @@
 // RFC 4443): only an echo request can ever match one.
 //
 // pins4 and pins6 are hash maps of single ports at single addresses. ranges4
-// and ranges6 are interval maps of port ranges at single addresses, nets4 and
-// nets6 interval maps of networks. They are apart because the kernel takes no
-// element into an interval map that overlaps another one.
+// and ranges6 are interval maps of port ranges at single addresses, hosts4 and
+// hosts6 hash maps of single addresses with all their ports, nets4 and nets6
+// interval maps of networks. They are apart because the kernel takes no
+// element into an interval map that overlaps another one, and because each
+// change of an interval map costs it a copy of the whole.
 //
 // Everything is sent over one NETLINK_NETFILTER socket that was opened inside
 // the namespace and passed out; the sender needs CAP_NET_ADMIN in the user

@@ -82,7 +82,11 @@ func (l *lister) maps(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		lines := []string{"type " + addrType(m.six()) + " . inet_proto . inet_service : verdict"}
+		typ := "type " + addrType(m.six()) + " . inet_proto"
+		if !m.hosts() {
+			typ += " . inet_service"
+		}
+		lines := []string{typ + " : verdict"}
 		if m.interval() {
 			lines = append(lines, "flags interval")
 		}

@@ -48,7 +48,7 @@ func allCells() (pins, nets []policy.Cell) {
 		tcp("93.184.216.34", "a", 443, 443), tcp("93.184.216.35", "A.b-c_9", 443, 443),
 		tcp("2001:db8::1", strings.Repeat("x", 128), 22, 22), tcp("93.184.216.34", "a", 1, 1023),
 		cell("93.184.216.34", "a", policy.UDP, 443, 443), cell("93.184.216.34", "ping", policy.ICMP, 0, 0),
-		cell("2001:db8::1", "ping", policy.ICMP, 0, 0), cell("2001:db8::1", "1", policy.UDP, 0, 65535),
+		cell("2001:db8::1", "ping", policy.ICMP, 0, 0), cell("2001:db8::1", "1", policy.UDP, 0, 65535), cell("2001:db8::2", "1", policy.UDP, 5, 6),
 	}
 	nets = []policy.Cell{
 		tcp("198.51.100.0/24", "net", 80, 90), tcp("0.0.0.0/0", "any", 22, 22), tcp("203.0.113.7", "net", 1, 65535),

@@ -20,30 +20,37 @@ const (
 	pins6
 	ranges4
 	ranges6
+	hosts4
+	hosts6
 	nets4
 	nets6
 )
 
 var (
-	allMaps  = []mapID{pins4, pins6, ranges4, ranges6, nets4, nets6}
-	mapNames = [...]string{"pins4", "pins6", "ranges4", "ranges6", "nets4", "nets6"}
+	allMaps  = []mapID{pins4, pins6, ranges4, ranges6, hosts4, hosts6, nets4, nets6}
+	mapNames = [...]string{"pins4", "pins6", "ranges4", "ranges6", "hosts4", "hosts6", "nets4", "nets6"}
 )
 
 func (m mapID) String() string { return mapNames[m] }
 func (m mapID) six() bool      { return m&1 == 1 }
-func (m mapID) interval() bool { return m >= ranges4 }
+func (m mapID) ranges() bool   { return m == ranges4 || m == ranges6 }
+func (m mapID) hosts() bool    { return m == hosts4 || m == hosts6 }
 func (m mapID) nets() bool     { return m >= nets4 }
+func (m mapID) interval() bool { return m.ranges() || m.nets() }
 
-// set describes the map addr . l4proto . port : verdict to the kernel.
+// set describes the map addr . l4proto . port : verdict to the kernel; that
+// of hosts has no port.
 func (m mapID) set(t *nftables.Table) *nftables.Set {
 	addr := nftables.TypeIPAddr
 	if m.six() {
 		addr = nftables.TypeIP6Addr
 	}
-	s := &nftables.Set{Table: t, Name: m.String(), IsMap: true, Concatenation: true, Interval: m.interval(),
-		KeyType:  nftables.MustConcatSetType(addr, nftables.TypeInetProto, nftables.TypeInetService),
-		DataType: nftables.TypeVerdict}
-	return s
+	parts := []nftables.SetDatatype{addr, nftables.TypeInetProto, nftables.TypeInetService}
+	if m.hosts() {
+		parts = parts[:2]
+	}
+	return &nftables.Set{Table: t, Name: m.String(), IsMap: true, Concatenation: true, Interval: m.interval(),
+		KeyType: nftables.MustConcatSetType(parts...), DataType: nftables.TypeVerdict}
 }
 
 // lookup asks the map for a packet. The third part of the key is the
@@ -57,14 +64,15 @@ func (m mapID) lookup(echo bool) []expr.Any {
 	if echo {
 		at = 0
 	}
-	return append(dst.load(reg1),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: proto},
-		transport(port, at, 2),
-		&expr.Lookup{SourceRegister: reg1, DestRegister: regVerdict, IsDestRegSet: true, SetName: m.String()})
+	key := append(dst.load(reg1), &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: proto})
+	if !m.hosts() {
+		key = append(key, transport(port, at, 2))
+	}
+	return append(key, &expr.Lookup{SourceRegister: reg1, DestRegister: regVerdict, IsDestRegSet: true, SetName: m.String()})
 }
 
 // An element is one key of a map: addresses lo to hi, ports portLo to portHi.
-// In the hash maps both ends are equal.
+// In the hash maps both ends are equal; one of hosts has ports 0.
 type element struct {
 	m              mapID
 	lo, hi         netip.Addr
@@ -75,6 +83,9 @@ type element struct {
 // set returns the element as the library has it; chain is "" to delete.
 func (e element) set(chain string) nftables.SetElement {
 	s := nftables.SetElement{Key: concat(e.lo, e.proto, e.portLo)}
+	if e.m.hosts() {
+		s.Key = s.Key[:len(s.Key)-4]
+	}
 	if e.m.interval() {
 		s.KeyEnd = concat(e.hi, e.proto, e.portHi)
 	}
@@ -98,6 +109,9 @@ func concat(a netip.Addr, proto uint8, port uint16) []byte {
 func parseElement(m mapID, s nftables.SetElement) (element, bool) {
 	e := element{m: m}
 	var ok bool
+	if m.hosts() {
+		s.Key = append(s.Key[:len(s.Key):len(s.Key)], 0, 0, 0, 0)
+	}
 	if e.lo, e.proto, e.portLo, ok = cutConcat(m, s.Key); !ok {
 		return e, false
 	}

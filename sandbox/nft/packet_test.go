@@ -133,7 +133,7 @@ func TestPackets(t *testing.T) {
 	w, table := newTable(t, both)
 	must(t, table.AddPins(ctx, []policy.Cell{
 		tcp(pinned, "pin", 443, 443), tcp(pinned6, "pin", 443, 443), cell(pinned, "udp", policy.UDP, 1000, 2000),
-		cell(pinned6, "udp", policy.UDP, 1000, 2000), cell(pinned, "ping", policy.ICMP, 0, 0), cell(pinned6, "ping", policy.ICMP, 0, 0),
+		cell(pinned6, "udp", policy.UDP, 1000, 2000), tcp("93.184.216.40", "host", 1, 65535), tcp("2001:db8::40", "host", 1, 65535), cell(pinned, "ping", policy.ICMP, 0, 0), cell(pinned6, "ping", policy.ICMP, 0, 0),
 	}))
 	must(t, table.SetNets(ctx, []policy.Cell{tcp("198.51.100.0/24", "net", 80, 90), tcp("2001:db8:1::/48", "net", 80, 90),
 		cell("198.51.100.0/24", "pingnet", policy.ICMP, 0, 0)}))
@@ -156,6 +156,12 @@ func TestPackets(t *testing.T) {
 		{"range, last, IPv6", ip(me6, pinned6, U, ports(1, 2000)), "rule udp"},
 		{"range, before", ip(me, pinned, U, ports(1, 999)), "denied"},
 		{"range, after", ip(me6, pinned6, U, ports(1, 2001)), "denied"},
+		{"host, any port", ip(me, "93.184.216.40", T, ports(1, 65535)), "rule host"},
+		{"host, any port, IPv6", ip(me6, "2001:db8::40", T, ports(1, 1)), "rule host"},
+		{"host, another protocol", ip(me, "93.184.216.40", U, ports(1, 443)), "denied"},
+		{"host, ICMP", ip(me, "93.184.216.40", I, icmp(8, 0, 0)), "denied"},
+		{"host, SCTP", ip(me6, "2001:db8::40", unix.IPPROTO_SCTP, ports(1, 443)), "denied"},
+		{"a fragment to a host", fragment(ip(me, "93.184.216.40", T, ports(1, 443)), 1), "denied"},
 		{"network", ip(me, "198.51.100.255", T, ports(1, 90)), "rule net"},
 		{"network, IPv6", ip(me6, "2001:db8:1:ffff::1", T, ports(1, 80)), "rule net"},
 		{"network's neighbour", ip(me, "198.51.101.0", T, ports(1, 90)), "denied"},

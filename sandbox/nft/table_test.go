@@ -61,20 +61,23 @@ func TestOverlaps(t *testing.T) {
 	must(t, table.SetNets(ctx, []policy.Cell{tcp("93.184.0.0/16", "net", 443, 443)}))
 	must(t, table.AddPins(ctx, []policy.Cell{
 		tcp("93.184.216.34", "a", 443, 443), tcp("93.184.216.34", "b", 100, 500),
-		tcp("93.184.216.34", "c", 1, 65535), tcp("93.184.216.34", "d", 400, 600),
+		tcp("93.184.216.34", "c", 1, 60000), tcp("93.184.216.34", "d", 400, 600),
+		tcp("93.184.216.34", "e", 1, 65535), tcp("93.184.216.34", "f", 7, 8),
 	}))
 	s := listing(t, table)
 	for _, want := range []string{". tcp . 443 : jump r_a", ". tcp . 100-500 : jump r_b", ". tcp . 1-99 : jump r_c",
-		". tcp . 501-65535 : jump r_c", "93.184.0.0/16 . tcp . 443 : jump r_net"} {
+		". tcp . 501-60000 : jump r_c", "93.184.216.34 . tcp : jump r_e", "93.184.0.0/16 . tcp . 443 : jump r_net"} {
 		if !strings.Contains(s, want) {
 			t.Errorf("%q is not in the table", want)
 		}
 	}
-	if strings.Contains(s, "r_d") {
+	if strings.Contains(s, "r_d") || strings.Contains(s, "r_f") {
 		t.Error("a rule that owns nothing has a chain")
 	}
-	must(t, table.DelPins(ctx, []policy.Cell{tcp("93.184.216.34", "b", 100, 500), tcp("93.184.216.34", "c", 1, 65535)}))
-	if s := listing(t, table); !strings.Contains(s, "400-600 : jump r_d") || strings.Contains(s, "r_c") {
+	must(t, table.DelPins(ctx, []policy.Cell{tcp("93.184.216.34", "b", 100, 500), tcp("93.184.216.34", "c", 1, 60000),
+		tcp("93.184.216.34", "e", 1, 65535)}))
+	if s := listing(t, table); !strings.Contains(s, "400-600 : jump r_d") || !strings.Contains(s, "7-8 : jump r_f") || strings.Contains(s, "r_c") ||
+		strings.Contains(s, "r_e") {
 		t.Errorf("after removal:\n%s", s)
 	}
 }
@@ -306,9 +309,8 @@ func BenchmarkSetNets(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/10000networks")
 }
 
-// A range at an address costs more than a port: the kernel copies the whole
-// interval map for each change.
-func BenchmarkOneRange(b *testing.B) {
+// A host with all its ports, which a rule without a port gives.
+func BenchmarkOneHost(b *testing.B) {
 	ctx := context.Background()
 	_, table := newTable(b, both)
 	many := manyPins(1000)
@@ -317,6 +319,23 @@ func BenchmarkOneRange(b *testing.B) {
 	}
 	must(b, table.AddPins(ctx, many))
 	one := []policy.Cell{tcp("9.9.9.9", "one", 1, 65535)}
+	for b.Loop() {
+		must(b, table.AddPins(ctx, one))
+		must(b, table.DelPins(ctx, one))
+	}
+}
+
+// A range at an address costs more than a port: the kernel copies the whole
+// interval map for each change.
+func BenchmarkOneRange(b *testing.B) {
+	ctx := context.Background()
+	_, table := newTable(b, both)
+	many := manyPins(1000)
+	for i := range many {
+		many[i].PortLow, many[i].PortHigh, many[i].Rule = 1, 65534, "one"
+	}
+	must(b, table.AddPins(ctx, many))
+	one := []policy.Cell{tcp("9.9.9.9", "one", 1, 65534)}
 	for b.Loop() {
 		must(b, table.AddPins(ctx, one))
 		must(b, table.DelPins(ctx, one))

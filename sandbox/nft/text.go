@@ -17,6 +17,9 @@ import (
 
 // String writes an element's key as nft does.
 func (e element) String() string {
+	if e.m.hosts() {
+		return e.lo.String() + " . " + protoText(e.proto)
+	}
 	return rangeText(e.lo, e.hi) + " . " + protoText(e.proto) + " . " + portText(e.portLo, e.portHi)
 }
 

@@ -22,6 +22,9 @@ type span struct {
 	rule   string
 }
 
+// all says whether the span is every port; port 0 is no one's.
+func (p span) all() bool { return p.lo <= 1 && p.hi == 65535 }
+
 // wanted is what the callers asked for, apart from what the kernel has.
 type wanted struct {
 	pins map[spot][]span    // in the order in which they came: the first owns
@@ -141,17 +144,26 @@ func uniq(s []spot) []spot {
 
 // layout lays a spot's spans out into elements: single ports into the hash
 // map, ranges into the interval map, cut where they overlap, each piece to
-// the span that came first.
+// the span that came first. A span of all ports, which most rules without a
+// port give, is one key of hosts: a change of the interval map costs the
+// kernel a copy of all of it.
 func (w *wanted) layout(s spot) map[element]string {
 	out := map[element]string{}
-	single, ranged := pins4, ranges4
+	single, ranged, whole := pins4, ranges4, hosts4
 	if s.addr.Is6() {
-		single, ranged = pins6, ranges6
+		single, ranged, whole = pins6, ranges6, hosts6
 	}
 	var wide []span
+	host := element{m: whole, lo: s.addr, hi: s.addr, proto: s.proto}
 	for _, p := range w.pins[s] {
 		if p.lo != p.hi {
-			wide = append(wide, p)
+			switch {
+			case out[host] != "": // it covers what comes after
+			case p.all():
+				out[host] = p.rule
+			default:
+				wide = append(wide, p)
+			}
 			continue
 		}
 		e := element{single, s.addr, s.addr, s.proto, p.lo, p.hi}
