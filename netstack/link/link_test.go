@@ -1,0 +1,244 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+const inner = "OUTCALL_TEST_LINK"
+
+// TestLinks runs the tests below in a user and network namespace of their own,
+// so that they need no privileges.
+func TestLinks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a user namespace")
+	}
+	for _, kind := range []string{"packet", "tap"} {
+		t.Run(kind, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestInside$", "-test.v")
+			cmd.Env = append(os.Environ(), inner+"="+kind)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v (the test needs user namespaces: sysctl kernel.unprivileged_userns_clone=1; the tap one also /dev/net/tun)\n%s", err, out)
+			}
+		})
+	}
+}
+
+// peerMAC is the kernel's end.
+var peerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+
+func TestInside(t *testing.T) {
+	kind := os.Getenv(inner)
+	if kind == "" {
+		return // runs by way of TestLinks
+	}
+	var l Link
+	var dev netlink.Link
+	if kind == "packet" {
+		l, dev = packetPair(t)
+	} else {
+		l, dev = tapPair(t)
+	}
+	configure(t, dev)
+	s := startStack(t, l)
+	for _, host := range []string{"10.9.0.2", "fd09::2"} {
+		transfer(t, s, host)
+	}
+	checkNeighbours(t, dev)
+}
+
+func must(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func packetPair(t *testing.T) (Link, netlink.Link) {
+	must(t, "veth", netlink.LinkAdd(&netlink.Veth{PeerName: "up1",
+		LinkAttrs: netlink.LinkAttrs{Name: "up0", HardwareAddr: peerMAC}}))
+	up1, err := netlink.LinkByName("up1")
+	must(t, "up1", err)
+	must(t, "disable IPv6", os.WriteFile("/proc/sys/net/ipv6/conf/up1/disable_ipv6", []byte("1"), 0))
+	must(t, "up1 up", netlink.LinkSetUp(up1))
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	must(t, "packet socket", err)
+	f := os.NewFile(uintptr(fd), "packet")
+	t.Cleanup(func() { f.Close() })
+	l, err := Packet(f, Options{Peer: peerMAC, Ifindex: up1.Attrs().Index})
+	must(t, "link", err)
+	up0, err := netlink.LinkByName("up0")
+	must(t, "up0", err)
+	return l, up0
+}
+
+func tapPair(t *testing.T) (Link, netlink.Link) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	must(t, "open /dev/net/tun (give the user access to it)", err)
+	req, err := unix.NewIfreq("tap0")
+	must(t, "name", err)
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	must(t, "TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
+	f := os.NewFile(uintptr(fd), "tap")
+	t.Cleanup(func() { f.Close() })
+	dev, err := netlink.LinkByName("tap0")
+	must(t, "tap0", err)
+	must(t, "address", netlink.LinkSetHardwareAddr(dev, peerMAC))
+	must(t, "MTU", netlink.LinkSetMTU(dev, TapMTU))
+	l, err := Tap(f, Options{Peer: peerMAC})
+	must(t, "link", err)
+	return l, dev
+}
+
+// configure gives the kernel's end its addresses and its one neighbour.
+func configure(t *testing.T, dev netlink.Link) {
+	for _, a := range []string{"10.9.0.1/24", "fd09::1/64"} {
+		addr, err := netlink.ParseAddr(a)
+		must(t, a, err)
+		addr.Flags = unix.IFA_F_NODAD
+		must(t, a, netlink.AddrAdd(dev, addr))
+	}
+	must(t, "up", netlink.LinkSetUp(dev))
+	for _, a := range []string{"10.9.0.2", "fd09::2"} {
+		must(t, "neighbour", netlink.NeighSet(&netlink.Neigh{LinkIndex: dev.Attrs().Index, IP: net.ParseIP(a),
+			HardwareAddr: MAC[:], State: netlink.NUD_PERMANENT}))
+	}
+}
+
+func startStack(t *testing.T, l Link) *stack.Stack {
+	s := stack.New(stack.Options{
+		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocolWithOptions(ipv4.Options{}),
+			ipv6.NewProtocolWithOptions(ipv6.Options{})},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+	})
+	if err := s.CreateNIC(1, l.Endpoint()); err != nil {
+		t.Fatal(err)
+	}
+	for a, p := range map[string]tcpip.NetworkProtocolNumber{"10.9.0.2": header.IPv4ProtocolNumber, "fd09::2": header.IPv6ProtocolNumber} {
+		if err := s.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: p, AddressWithPrefix: address(a).WithPrefix()}, stack.AddressProperties{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}, {Destination: header.IPv6EmptySubnet, NIC: 1}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("Run did not end")
+		}
+		s.Destroy()
+	})
+	return s
+}
+
+func address(a string) tcpip.Address {
+	ip := net.ParseIP(a)
+	if v4 := ip.To4(); v4 != nil {
+		ip = v4
+	}
+	return tcpip.AddrFromSlice(ip)
+}
+
+// transfer sends 16 MiB through the netstack and back; the bytes must be the same.
+func transfer(t *testing.T, s *stack.Stack, host string) {
+	proto := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber)
+	if net.ParseIP(host).To4() == nil {
+		proto = header.IPv6ProtocolNumber
+	}
+	ln, err := gonet.ListenTCP(s, tcpip.FullAddress{NIC: 1, Addr: address(host), Port: 7}, proto)
+	must(t, "listen", err)
+	defer ln.Close()
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, make([]byte, 256<<10))
+		_ = c.(*gonet.TCPConn).CloseWrite()
+	}()
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(host, "7"), 5*time.Second)
+	must(t, "dial", err)
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	data := make([]byte, 16<<20)
+	_, _ = rand.Read(data)
+	sent := make(chan error, 1)
+	start := time.Now()
+	go func() {
+		_, err := c.Write(data)
+		if err == nil {
+			err = c.(*net.TCPConn).CloseWrite()
+		}
+		sent <- err
+	}()
+	got, err := io.ReadAll(c)
+	must(t, "read", err)
+	must(t, "write", <-sent)
+	if !bytes.Equal(got, data) {
+		t.Fatalf("%s: %d bytes came back, of %d, or others", host, len(got), len(data))
+	}
+	t.Logf("%s: %d MiB both ways in %s", host, len(data)>>20, time.Since(start))
+}
+
+// checkNeighbours: the kernel learnt nothing beside the two static entries,
+// and the netstack asked nothing.
+func checkNeighbours(t *testing.T, dev netlink.Link) {
+	list, err := netlink.NeighList(dev.Attrs().Index, 0)
+	must(t, "neighbours", err)
+	for _, n := range list {
+		if n.State != netlink.NUD_PERMANENT && !n.IP.IsMulticast() && n.State != netlink.NUD_NOARP {
+			t.Errorf("learnt neighbour %v", n)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, o := range []Options{{}, {Peer: net.HardwareAddr{1, 0, 0, 0, 0, 0}}, {Peer: net.HardwareAddr{2, 0}}} {
+		if _, err := Packet(nil, o); err == nil {
+			t.Errorf("%v was taken", o)
+		}
+		if _, err := Tap(nil, o); err == nil {
+			t.Errorf("%v was taken", o)
+		}
+	}
+	if _, err := Packet(nil, Options{Peer: peerMAC}); err == nil {
+		t.Error("no descriptor")
+	}
+	f, err := os.Open("/dev/null")
+	must(t, "null", err)
+	defer f.Close()
+	if _, err := Packet(f, Options{Peer: peerMAC}); err == nil {
+		t.Error("/dev/null as a packet socket: " + fmt.Sprint(err))
+	}
+}
