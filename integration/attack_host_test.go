@@ -26,6 +26,7 @@ func TestK1PathSockets(t *testing.T) {
 		}
 	}
 	defer os.RemoveAll("/tmp/.X11-unix")
+	defer os.Remove("/tmp/agent.sock")
 	// One is bound by a relative name: the kernel lists it without directory.
 	listener := b.Program(harness.Probe, append([]string{"listen", "relative.sock", "@abstract-on-host"}, paths...)...)
 	listener.Dir = b.Home
@@ -326,4 +327,5 @@ func TestK8HostSocket(t *testing.T) {
 	r = b.Start(b.Program("curl", "-sS", "--unix-socket", in, "http://x/api/v1/session")).Wait()
 	mustContain(t, "session", r.Stdout, `"ok":true`)
 	b.Outcall("stop", p.Name).Must(t, 0)
+	p.Wait()
 }

@@ -357,6 +357,7 @@ func TestK22PlantedTools(t *testing.T) {
 	nft := b.Outcall("--session", p.Name, "bridge", "nft").Must(t, 0)
 	mustContain(t, "bridge nft", nft.Stdout, "table inet outcall", "policy drop")
 	b.Outcall("stop", p.Name).Must(t, 0)
+	p.Wait()
 }
 
 func TestExplainAgrees(t *testing.T) {

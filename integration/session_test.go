@@ -127,7 +127,7 @@ func TestSessionCommands(t *testing.T) {
 	}{
 		{[]string{"ps"}, []string{p.Name}}, {[]string{"bridge", "status"}, []string{"Bridge:    outcall0", "Status:    up", "nftables:  active"}},
 		{[]string{"rules", "list"}, []string{"cli-1", "cli-2"}}, {[]string{"dns", "status"}, []string{"10.200.0.1"}},
-		{[]string{"dns", "test", "evil.test"}, []string{"default policy"}}, {[]string{"exec", p.Name, "--", "echo", "beside"}, []string{"beside"}},
+		{[]string{"dns", "test", "api.allowed.test"}, []string{"cli-1"}}, {[]string{"exec", p.Name, "--", "echo", "beside"}, []string{"beside"}},
 		{[]string{"rules", "counters"}, []string{"cli-1"}}, {[]string{"rules", "reload"}, nil}, {[]string{"log", p.Name}, nil}, {[]string{"doctor"}, nil},
 	} {
 		r := b.Outcall(c.args...)
@@ -145,6 +145,7 @@ func TestSessionCommands(t *testing.T) {
 		t.Errorf("a live name was taken: %d", r.Code)
 	}
 	b.Outcall("stop", p.Name).Must(t, 0)
+	p.Wait()
 	r := b.Outcall("--socket", b.Runtime+"/outcall/gone/host.sock", "bridge", "status")
 	if r.Code != 1 {
 		t.Errorf("a dead socket: code %d", r.Code)
@@ -173,7 +174,8 @@ func TestBridgeDownStopsEgress(t *testing.T) {
 	if r := b.Outcall("exec", p.Name, "--", "curl", "-sS", "--max-time", "10", "https://api.allowed.test/"); r.Stdout != apiBody {
 		t.Errorf("after up: %q %s", r.Stdout, r.Stderr)
 	}
-	b.Outcall("stop", p.Name)
+	b.Outcall("stop", p.Name).Must(t, 0)
+	p.Wait()
 }
 
 // A reload opens and closes, live flows included, and a bad file changes nothing.
