@@ -57,10 +57,10 @@ func doctorText(w io.Writer, found []finding) {
 		if !f.OK {
 			word = yesNo(f.Needed, "FAIL", "note")
 		}
-		row(w, word, f.Name, f.Got)
+		fmt.Fprintf(w, "%-4s  %-17s  %s\n", word, escape.Text(f.Name), escape.Text(f.Got))
 		if f.Mend != "" {
-			mend := strings.ReplaceAll(escape.Block(strings.TrimRight(f.Mend, "\n")), "\n", "\n          ")
-			io.WriteString(w, "    mend: "+mend+"\n")
+			mend := strings.ReplaceAll(escape.Block(strings.TrimRight(f.Mend, "\n")), "\n", "\n            ")
+			io.WriteString(w, "      mend: "+mend+"\n")
 		}
 	}
 }
@@ -116,6 +116,7 @@ func (a *app) sessionFindings(ctx context.Context) []finding {
 	return []finding{f}
 }
 
+// trialRun is `outcall run -q -- outcall version` without any rule.
 func trialRun(ctx context.Context) (code int, err error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -134,7 +135,9 @@ func trialRun(ctx context.Context) (code int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, doctorTime)
 	defer cancel()
 	return sandbox.Run(ctx, sandbox.Config{
-		Command: []string{exe, "version"}, Dir: "/", Env: os.Environ(), Version: version,
+		// The program's directory is the working directory: so it is also there
+		// where it lies below a hidden one, as after `go run`.
+		Command: []string{exe, "version"}, Dir: filepath.Dir(exe), Env: os.Environ(), Version: version,
 		Sources: func() ([]policy.Source, error) { return nil, nil },
 		Subnet:  netip.MustParsePrefix("10.200.0.0/24"), Bridge: "outcall0", ProxyPort: 8080, Link: "auto",
 		Audit: filepath.Join(dir, "audit.jsonl"), Timeout: doctorTime, Quiet: true,

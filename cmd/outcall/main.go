@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"outcall/sandbox/gate"
+	"outcall/sandbox/term"
 	"outcall/sandbox/session"
 	"outcall/shim"
 )
@@ -25,7 +26,7 @@ var version = "devel"
 func main() {
 	// A stage of the sandbox is this program started again; it must take over
 	// before anything else looks at arguments or environment.
-	if gate.Main() {
+	if gate.Main() || term.Main() {
 		return
 	}
 	if filepath.Base(os.Args[0]) == "outcall-agent" {

@@ -2,7 +2,8 @@
 // own, a locked file in it, and the name.
 //
 //	ROOT/                     $XDG_RUNTIME_DIR/outcall, else /tmp/outcall-<uid>; 0700
-//	ROOT/lock~                held while a session is made or removed
+//	ROOT/lock~                held while a session is made or removed; the last
+//	                          one to leave removes it, and ROOT
 //	ROOT/<name>/session.json  Info; flock'ed by the supervisor while it lives
 //	ROOT/<name>/host.sock     unless --socket says otherwise
 //

@@ -22,10 +22,15 @@ func List(ctx context.Context, e Env) ([]Info, error) {
 	if _, err := os.Lstat(root); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err := CheckPrivateDir(root, e.UID); err != nil {
+	if err := CheckPrivateDir(root, e.UID); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
 		return nil, fmt.Errorf("session directory: %w", err)
 	}
 	unlock, err := lockRoot(ctx, root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

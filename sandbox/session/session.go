@@ -69,10 +69,7 @@ func Create(ctx context.Context, e Env, o Options) (*Session, error) {
 		}
 	}
 	root := e.Root()
-	if err := MakePrivateDir(root, e.UID); err != nil {
-		return nil, fmt.Errorf("session directory: %w", err)
-	}
-	unlock, err := lockRoot(ctx, root)
+	unlock, err := makeRoot(ctx, root, e.UID)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +91,28 @@ func Create(ctx context.Context, e Env, o Options) (*Session, error) {
 		}
 	}
 	return create(e, root, name, o)
+}
+
+// makeRoot makes the root and locks it, again where the end of another
+// session removed it in between.
+func makeRoot(ctx context.Context, root string, uid int) (unlock func(), err error) {
+	for {
+		if err := MakePrivateDir(root, uid); err != nil {
+			// A root that went away just now is no fault of the directory.
+			if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil && parentExists(root) {
+				continue
+			}
+			return nil, fmt.Errorf("session directory: %w", err)
+		}
+		if unlock, err = lockRoot(ctx, root); !errors.Is(err, os.ErrNotExist) {
+			return unlock, err
+		}
+	}
+}
+
+func parentExists(path string) bool {
+	_, err := os.Stat(filepath.Dir(path))
+	return err == nil
 }
 
 func taken(root string, live []Info, name string) bool {

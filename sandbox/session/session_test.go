@@ -216,6 +216,35 @@ func TestCreateRace(t *testing.T) {
 	}
 }
 
+// Sessions come and go at once, each removing what it can: no Create fails,
+// and in the end nothing is left, not even the root.
+func TestNothingIsLeft(t *testing.T) {
+	e := testEnv(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 40 {
+				s, err := Create(t.Context(), e, Options{Command: []string{"x"}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if live, err := List(t.Context(), e); err != nil || !slices.ContainsFunc(live, func(i Info) bool { return i.Name == s.Info.Name }) {
+					t.Errorf("a live session is not listed: %v", err)
+				}
+				if err := s.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := os.Lstat(e.Root()); !os.IsNotExist(err) {
+		entries, _ := os.ReadDir(e.Root())
+		t.Errorf("left behind: %v (%v)", entries, err)
+	}
+}
+
 // Unnamed sessions in parallel get names of their own.
 func TestCreateUnnamed(t *testing.T) {
 	e := testEnv(t)
