@@ -43,6 +43,7 @@ type Relay struct {
 	cont    chan os.Signal
 	ended   chan struct{} // closed by Close
 	drained chan struct{} // closed when the pty has no more output
+	busy    sync.Mutex    // held while output is carried
 	once    sync.Once
 	wg      sync.WaitGroup
 }
@@ -131,6 +132,7 @@ func (r *Relay) stopped(ctx context.Context) {
 	case <-r.cont:
 	default:
 	}
+	r.flush()
 	// Errors end in a terminal that the shell puts right, as after a crash.
 	_ = r.t.Restore()
 	if err := r.suspend(); err == nil {
@@ -213,16 +215,38 @@ func (r *Relay) calm() {
 func (r *Relay) output() {
 	defer close(r.drained)
 	buf := make([]byte, bufferSize)
-	for {
-		n, err := transfer(r.master, buf, unix.Read)
-		switch {
-		case again(err):
-			if !r.poll(r.master, unix.POLLIN, nil) {
-				return
-			}
-		case err != nil || n <= 0 || !r.send(buf[:n], r.out):
+	for r.poll(r.master, unix.POLLIN, nil) {
+		if !r.carry(buf) {
 			return
 		}
+	}
+}
+
+// carry brings one buffer of output out.
+func (r *Relay) carry(buf []byte) bool {
+	r.busy.Lock()
+	defer r.busy.Unlock()
+	n, err := transfer(r.master, buf, unix.Read)
+	if again(err) {
+		return true
+	}
+	return err == nil && n > 0 && r.send(buf[:n], r.out)
+}
+
+// flush waits, within stopWait, until what the command wrote before it stopped
+// is on the screen.
+func (r *Relay) flush() {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range stopWait / time.Millisecond {
+		if r.busy.TryLock() {
+			more := readable(r.master)
+			r.busy.Unlock()
+			if !more {
+				return
+			}
+		}
+		<-tick.C
 	}
 }
 

@@ -132,10 +132,17 @@ func (u *user) types(s string) {
 	must(u.t, err)
 }
 
+func (u *user) resize(rows, cols uint16) {
+	u.t.Helper()
+	must(u.t, control(u.master, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	}))
+}
+
 // until reads the screen until a text has come.
 func (u *user) until(text string) string {
 	u.t.Helper()
-	must(u.t, u.master.SetReadDeadline(time.Now().Add(15*time.Second)))
+	end := time.Now().Add(10 * time.Second)
 	buf := make([]byte, 4096)
 	for {
 		if before, after, ok := strings.Cut(u.seen.String(), text); ok {
@@ -143,12 +150,26 @@ func (u *user) until(text string) string {
 			u.seen.WriteString(after)
 			return before
 		}
-		n, err := u.master.Read(buf)
-		u.seen.Write(buf[:n])
-		if err != nil {
-			u.t.Fatalf("waiting for %q: %v; on the screen: %q", text, err, u.seen.String())
+		if !u.readable(time.Until(end)) {
+			u.t.Fatalf("waiting for %q; on the screen: %q", text, u.seen.String())
 		}
+		n, err := transfer(u.master, buf, unix.Read)
+		must(u.t, err)
+		u.seen.Write(buf[:n])
 	}
+}
+
+// readable waits for output; a pty's master may have no deadlines.
+func (u *user) readable(d time.Duration) (ok bool) {
+	must(u.t, control(u.master, func(fd int) error {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(d, 0).Milliseconds()))
+		ok = n > 0 || again(err)
+		if again(err) {
+			return nil
+		}
+		return err
+	}))
+	return ok
 }
 
 func (u *user) mode() string {
@@ -166,12 +187,12 @@ func (u *user) stty() string {
 
 func TestKeysAndSize(t *testing.T) {
 	u := sit(t)
-	must(t, pty.Setsize(u.master, &pty.Winsize{Rows: 33, Cols: 77}))
+	u.resize(33, 77)
 	before := u.stty()
-	u.types(`$EXE supervise 'stty size; trap "echo interrupted; stty size" INT; echo up; read a; read a; echo got $a'` + "\n")
+	u.types(`$EXE supervise 'stty size; trap "echo interrupted; stty size" INT; echo up; until read a; do :; done; echo got-$a'` + "\n")
 	u.until("33 77")
 	u.until("up")
-	must(t, pty.Setsize(u.master, &pty.Winsize{Rows: 44, Cols: 88}))
+	u.resize(44, 88)
 	// The size is set by a signal; ask until it is there.
 	for range 100 {
 		u.types("\x03")
@@ -180,7 +201,8 @@ func TestKeysAndSize(t *testing.T) {
 			break
 		}
 	}
-	u.types("\nhello\n\n")
+	u.types("hello\n")
+	u.until("got-hello")
 	u.until("ready> ")
 	if after := u.stty(); strings.Fields(after)[len(strings.Fields(after))-1] != strings.Fields(before)[len(strings.Fields(before))-1] {
 		t.Errorf("mode before %q, after %q", before, after)
