@@ -451,24 +451,6 @@ func (c *tapped) Read(p []byte) (int, error) {
 
 func (s *server) text() string { s.mu.Lock(); defer s.mu.Unlock(); return s.got.String() }
 
-func (s *server) waitFor(t testing.TB, want string) {
-	t.Helper()
-	deadline := time.After(patience)
-	for {
-		s.mu.Lock()
-		ok, more := strings.Contains(s.got.String(), want), s.more
-		s.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-more:
-		case <-deadline:
-			t.Fatalf("the server never got %q, only %q", want, s.text())
-		}
-	}
-}
-
 func drain(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 
 // echo answers what it gets, and passes the end on.

@@ -11,8 +11,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-
-	"outcall/policy"
 )
 
 func (b *bed) timeout(d time.Duration) (context.Context, context.CancelFunc) {
@@ -74,5 +72,24 @@ func forgeHello(name string) []byte {
 	return append([]byte{0x16, 3, 1}, u16(msg)...)
 }
 
+// BenchmarkRelay is one stream through the whole path, both stacks included.
+func BenchmarkRelay(b *testing.B) {
+	bed := newBed(b, rule("a", "allow", allowA))
+	bed.pins.pin("a.test", shared)
+	dst := ap(shared, 22)
+	bed.serve(func(c net.Conn) { // not the tap: it would keep the bytes
+		_, _ = io.CopyBuffer(io.Discard, struct{ io.Reader }{c.(*tapped).Conn}, make([]byte, largeBuffer))
+	}, dst)
+	c := bed.connect(dst)
+	_ = c.SetDeadline(time.Time{})
+	_, _ = io.WriteString(c, "EHLO h\r\n")
+	block := make([]byte, 1<<20)
+	b.SetBytes(int64(len(block)))
+	for b.Loop() {
+		if _, err := c.Write(block); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 var _ Auditor = (*recorder)(nil)
-var _ = policy.Deny

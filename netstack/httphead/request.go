@@ -177,7 +177,7 @@ func (r *Request) host() error {
 	}
 	a, err := ParseAuthority(v[0])
 	if err != nil {
-		return fmt.Errorf("Host: %w", err)
+		return fmt.Errorf("host field: %w", err)
 	}
 	r.Host = a
 	if r.Form != Absolute && r.Form != Tunnel {
@@ -189,7 +189,7 @@ func (r *Request) host() error {
 		def = r.Target.Port
 	}
 	if a.Host != r.Target.Host || orPort(a.Port, def) != orPort(r.Target.Port, def) {
-		return errors.New("Host does not agree with the request target")
+		return errors.New("the Host does not agree with the request target")
 	}
 	return nil
 }
@@ -212,7 +212,7 @@ func (r *Request) connection() error {
 	r.named = list(r.Fields, "Connection")
 	for _, n := range r.named {
 		if !isTokenString(n) || slices.Contains(forbidden, n) {
-			return errors.New("Connection names a field that it must not")
+			return errors.New("the field Connection names a field that it must not")
 		}
 	}
 	pc := list(r.Fields, "Proxy-Connection")
@@ -257,7 +257,7 @@ func framing(fields []Field, minor int) (Body, error) {
 		}
 		n, err := strconv.ParseInt(cl[0], 10, 64)
 		if err != nil {
-			return Body{}, errors.New("Content-Length out of range")
+			return Body{}, errors.New("a Content-Length out of range")
 		}
 		return Body{Length: n}, nil
 	}
