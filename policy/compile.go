@@ -45,7 +45,9 @@ type part struct {
 	// first unknown operand of those, so an unknown result is taken to be made
 	// of the whole group.
 	groups []FieldSet
-	bounds bool // evaluated under costLimit
+	fields []Field // all that the part names
+	bounds bool    // evaluated under costLimit
+	guards []guard // see guard.go
 }
 
 // ipUse says how a condition uses network.ip.
@@ -138,7 +140,7 @@ func reported(bad []finding, msg string) bool {
 // plan makes a program of one sub-expression of a checked condition.
 // cel-go's constant folding stays off: see foldCIDR.
 func plan(env *cel.Env, whole *ast.AST, e ast.Expr) (part, error) {
-	p := part{groups: strictGroups(e, nil), bounds: needsLimit(e)}
+	p := part{groups: strictGroups(e, nil), fields: fieldsOf(e).Fields(), bounds: needsLimit(e), guards: guardsOf(e)}
 	opts := []cel.ProgramOption{
 		cel.OptimizeRegex(interpreter.MatchesRegexOptimization),
 		cel.CustomDecoratorV2(foldCIDR),

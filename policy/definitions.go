@@ -58,6 +58,7 @@ func (e *expander) put(s scalar) *finding {
 	pos := 0
 	for _, ref := range references(s.text) {
 		e.copy(s, pos, ref.start)
+		e.marks = e.marks.add(e.out.Len(), s.marks.line(ref.start))
 		if msg := e.reference(s.text[ref.start+1 : ref.end]); msg != "" {
 			return &finding{ref.start, msg}
 		}

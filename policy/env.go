@@ -76,8 +76,13 @@ var unknowns = func() (u [NumFields]*types.Unknown) {
 }()
 
 // unknownFields turns a CEL unknown back into the fields it was made of.
-func unknownFields(u *types.Unknown) FieldSet {
+func (p *part) unknownFields(u *types.Unknown) FieldSet {
 	var s FieldSet
+	for _, x := range p.fields {
+		if u == unknowns[x] {
+			return s.With(x)
+		}
+	}
 	for _, id := range u.IDs() {
 		if id >= 0 && id < int64(NumFields) {
 			s = s.With(Field(id))

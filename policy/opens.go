@@ -127,9 +127,9 @@ func (r *Rule) namesHost(f *Facts) (truth, FieldSet) {
 // true over these facts with such a value.
 func (r *Rule) standsOn(f *Facts, x Field, other ref.Val) (truth, FieldSet) {
 	blind := f.blind()
-	if v, _ := eval(&r.c.parts[0], (*allowView)(blind)); v == yes {
+	if v, _ := evalAllow(&r.c.parts[0], blind); v == yes {
 		blind.state[x], blind.val[x] = Known, other
-		if v, _ = eval(&r.c.parts[0], (*allowView)(blind)); v != yes {
+		if v, _ = evalAllow(&r.c.parts[0], blind); v != yes {
 			return yes, 0
 		}
 	}
@@ -141,7 +141,7 @@ func (r *Rule) standsOn(f *Facts, x Field, other ref.Val) (truth, FieldSet) {
 // without turns the answer over facts without the thing that is asked for
 // into the answer whether the rule stands on it.
 func (r *Rule) without(f *Facts) (truth, FieldSet) {
-	v, unknown := eval(&r.c.parts[0], (*allowView)(f))
+	v, unknown := evalAllow(&r.c.parts[0], f)
 	switch v {
 	case no:
 		return yes, 0
@@ -174,11 +174,11 @@ func (r *Rule) onLiteral(f *Facts, addr netip.Addr) bool {
 		return false
 	}
 	blind := f.blind()
-	v, _ := eval(&r.c.parts[0], (*allowView)(blind))
+	v, _ := evalAllow(&r.c.parts[0], blind)
 	if v != yes {
 		return false
 	}
 	blind.val[NetworkIP] = types.String("")
-	v, _ = eval(&r.c.parts[0], (*allowView)(blind))
+	v, _ = evalAllow(&r.c.parts[0], blind)
 	return v != yes
 }

@@ -91,7 +91,7 @@ func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
 	if r.Mode == ModeDirectIP && f.granted(r.ID) {
 		return yes, 0, true
 	}
-	v, unknown := eval(&r.c.parts[0], (*allowView)(f))
+	v, unknown := evalAllow(&r.c.parts[0], f)
 	switch {
 	case v == yes && port == waiting:
 		return waiting, FieldSet(0).With(NetworkPort), false
@@ -172,7 +172,7 @@ func (f *Facts) granted(rule string) bool {
 func (r *Rule) blocks(f *Facts) (v truth, fields FieldSet) {
 	var waits FieldSet
 	for i := range r.c.parts {
-		v, unknown := eval(&r.c.parts[i], (*blockView)(f))
+		v, unknown := evalBlock(&r.c.parts[i], f)
 		switch v {
 		case yes, failed:
 			return v, 0
@@ -190,6 +190,29 @@ func (r *Rule) blocks(f *Facts) (v truth, fields FieldSet) {
 	return no, 0
 }
 
+// evalAllow evaluates a part as an allow rule sees the facts.
+func evalAllow(p *part, f *Facts) (truth, FieldSet) {
+	if waits, ok := p.guarded(f, false); ok {
+		return orHidden(waits)
+	}
+	return eval(p, (*allowView)(f))
+}
+
+// evalBlock evaluates a part as a block rule sees the facts.
+func evalBlock(p *part, f *Facts) (truth, FieldSet) {
+	if waits, ok := p.guarded(f, true); ok {
+		return orHidden(waits)
+	}
+	return eval(p, (*blockView)(f))
+}
+
+func orHidden(waits FieldSet) (truth, FieldSet) {
+	if waits == 0 {
+		return no, 0
+	}
+	return hidden, waits
+}
+
 // eval runs one planned expression. Its unknown results are `hidden` with the
 // fields they are made of; the caller tells later from hidden.
 func eval(p *part, view cel.Activation) (truth, FieldSet) {
@@ -204,7 +227,7 @@ func eval(p *part, view cel.Activation) (truth, FieldSet) {
 		}
 		return no, 0
 	case *types.Unknown:
-		set := unknownFields(out)
+		set := p.unknownFields(out)
 		for _, g := range p.groups {
 			if g&set != 0 {
 				set |= g
