@@ -29,7 +29,7 @@ func (s *supervisor) banner() {
 	n := len(snap.Rules())
 	parts := []string{plural(n, "rule")}
 	if n == 0 {
-		parts[0] = "no rules: everything is denied"
+		parts[0] = "0 rules: everything is denied"
 	}
 	if s.cfg.Observe {
 		parts = append(parts, "OBSERVE: what a rule would deny is let through")

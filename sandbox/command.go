@@ -54,17 +54,22 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 func (s *supervisor) refuse(p attrib.Packet) { s.stack.Refuse(p.Data) }
 
 // command starts the command and sees it through.
-func (s *supervisor) command(ctx context.Context, sigs <-chan os.Signal) (int, error) {
-	t := newTerminal(s.cfg)
-	set, err := stdio.New([3]*os.File{s.cfg.Stdin, s.cfg.Stdout, s.cfg.Stderr}, t != nil)
+func (s *supervisor) command(ctx context.Context, sigs <-chan os.Signal) (code int, err error) {
+	files := [3]*os.File{s.cfg.Stdin, s.cfg.Stdout, s.cfg.Stderr}
+	set, err := stdio.New(files, true)
 	if err != nil {
 		return ExitSetup, &setupError{"standard streams", err}
 	}
-	defer set.Close()
+	defer func() { err = errors.Join(err, set.Close()) }()
 	spec := gate.Spec{Argv: s.cfg.Command, Env: s.agentEnv, Dir: s.cfg.Dir, Stdio: set.Child}
+	var t *terminal
 	if set.TTY {
+		if t, err = openTerminal(files, set.Kind); err != nil {
+			return ExitSetup, &setupError{"terminal", err}
+		}
+		defer func() { err = errors.Join(err, t.restore()) }()
 		spec.TTY = true
-		spec.Rows, spec.Cols = t.size()
+		spec.Rows, spec.Cols = t.t.Size()
 	}
 	p, err := s.gate.Spawn(ctx, gate.Agent, spec)
 	if err != nil {
@@ -74,23 +79,27 @@ func (s *supervisor) command(ctx context.Context, sigs <-chan os.Signal) (int, e
 		return ExitSetup, &setupError{"command", err}
 	}
 	set.Start()
-	if set.TTY {
+	if t != nil {
 		if err := t.attach(ctx, s.gate, p); err != nil {
 			return ExitSetup, &setupError{"terminal", err}
 		}
-		defer t.restore()
 	}
-	code := s.await(ctx, p, sigs)
-	if set.TTY {
-		t.drain()
-	}
-	// Output that the command has written is still in our pipes.
-	wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
+	code = s.await(ctx, p, sigs)
+	s.flush(ctx, set, t)
+	return code, nil
+}
+
+// flush sees to it that what the command has written arrives: it is still in
+// our pipes. Another process inside may hold them open, so the wait is bounded.
+func (s *supervisor) flush(ctx context.Context, set *stdio.Set, t *terminal) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushGrace)
 	defer cancel()
-	if err := set.Wait(wctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if t != nil {
+		t.drain(ctx)
+	}
+	if err := set.Wait(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		s.say("standard streams: " + err.Error())
 	}
-	return code, nil
 }
 
 // await waits for the end of the command. Signals are passed on, and mean to

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"outcall/netstack/pin"
 	"outcall/policy"
 	"outcall/sandbox/hostapi"
 )
@@ -31,7 +30,8 @@ func (s *supervisor) fits(snap *policy.Snapshot) error {
 		return nil
 	}
 	for _, r := range snap.Rules() {
-		if !r.Block && r.Egress && r.Mode == policy.ModeProxy {
+		// --allow says nothing of a mode; its rules are written out in full.
+		if !r.Block && r.Egress && r.Mode == policy.ModeProxy && r.Origin != policy.CLI {
 			return fmt.Errorf("%s:%d: rule %s says egress.mode: proxy, and --no-proxy opens none", r.File, r.Line, r.ID)
 		}
 	}
@@ -59,7 +59,7 @@ func (s *supervisor) reload(ctx context.Context, dryRun bool) (hostapi.Reload, e
 	old := s.snap.Load()
 	snap.Generation = old.Generation + 1
 	swapped := false
-	err = s.pins.Reload(ctx, s.pinRules(snap), func() {
+	err = s.pins.Reload(ctx, s.dns.Rules(snap), func() {
 		out.FlowsClosed = s.stack.Reload(ctx, old, snap)
 		s.snap.Store(snap)
 		swapped = true
@@ -79,23 +79,4 @@ func (s *supervisor) reload(ctx context.Context, dryRun bool) (hostapi.Reload, e
 	}
 	s.audit.Record(s.event("policy", policy.Event{Reason: reason}))
 	return out, nil
-}
-
-// pinRules is what snap says of the pins that exist.
-func (s *supervisor) pinRules(snap *policy.Snapshot) pin.Rules {
-	return pin.Rules{
-		Generation: snap.Generation,
-		Cells:      s.cellsOf(snap),
-		Judge: func(p pin.Pin) ([]policy.Grant, bool) {
-			if p.Facts == nil {
-				return nil, false
-			}
-			out := snap.Step(p.Facts)
-			keep := out.Word >= policy.Provisional || p.Proxy && out.Rule == nil || s.cfg.Observe
-			if keep {
-				keep, _ = snap.OpenAddr(p.Facts, p.Addr, s.host.Host())
-			}
-			return snap.Grants(p.Facts, p.Addr), keep
-		},
-	}
 }

@@ -13,8 +13,8 @@ import (
 	"syscall"
 
 	"outcall/sandbox/gate"
-	"outcall/sandbox/term"
 	"outcall/sandbox/session"
+	"outcall/sandbox/term"
 	"outcall/shim"
 )
 

@@ -30,11 +30,11 @@ type Spec struct {
 	Env  []string
 	Dir  string
 	// TTY asks for a pty of the inner devpts as controlling terminal; its
-	// master comes back in Proc.Master and Stdio is ignored.
+	// master comes back in Proc.Master. At least one of Stdio must be nil.
 	TTY        bool
 	Rows, Cols uint16
-	// Stdio are descriptors 0-2 where TTY is false; nil means /dev/null. They
-	// are not closed.
+	// Stdio are descriptors 0-2; nil means the pty, and without TTY /dev/null.
+	// They are not closed.
 	Stdio [3]*os.File
 }
 
@@ -155,7 +155,7 @@ func (c *Client) spawn(ctx context.Context, w Where, s Spec, doc commandDoc) (*P
 	m := &message{Op: opSpawn, Where: w, TTY: s.TTY, Rows: s.Rows, Cols: s.Cols}
 	var fds []int
 	for i, f := range s.Stdio {
-		if f != nil && !s.TTY {
+		if f != nil {
 			// Fd gives a pipe of this program its blocking mode back, which
 			// the command expects; others' descriptors it leaves alone.
 			m.Has[i], fds = true, append(fds, int(f.Fd()))

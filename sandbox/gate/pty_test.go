@@ -118,7 +118,7 @@ func TestTerminalShellHasJobControl(t *testing.T) {
 	send(t, p, "sleep 1000\n")
 	time.AfterFunc(300*time.Millisecond, func() { _, _ = io.WriteString(p.Master, "\x1a") })
 	s.waitFor(t, "Stopped")
-	send(t, p, "kill -9 %1; wait; echo job=done; exit 5\n")
+	send(t, p, "kill -9 %1; wait; echo job=done; exec sh -c 'exit 5'\n")
 	s.waitFor(t, "job=done\r\n")
 	wait(t, p.Done(), "the shell's end")
 	if p.Status().ExitStatus() != 5 {

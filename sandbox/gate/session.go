@@ -47,7 +47,7 @@ func leadSession(c *conn, doc commandDoc) error {
 	steps := []func() error{
 		// While this process is still in the foreground; a background group
 		// would be stopped for asking.
-		func() error { return unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, p.pid) },
+		func() error { return unix.IoctlSetPointerInt(terminalFD(), unix.TIOCSPGRP, p.pid) },
 		func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) },
 		func() error { return shed(doc.Root) },
 		seccomp.ApplyAll,
@@ -63,6 +63,17 @@ func leadSession(c *conn, doc commandDoc) error {
 	}
 	lead(c, p.pid)
 	return nil
+}
+
+// terminalFD is the first of the descriptors 0-2 that is the pty; the others
+// are what the caller handed in, never a terminal.
+func terminalFD() int {
+	for fd := range 3 {
+		if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
+			return fd
+		}
+	}
+	return -1
 }
 
 // ambient lists the capabilities that this process has and can hand on.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -107,8 +108,15 @@ func (k *keeper) startAgent(m *message, stdio [3]int) (p *child, master int, err
 				return stageErr(StageTerminal, "", err)
 			}
 			defer unix.Close(slave)
-			stdio = [3]int{slave, slave, slave}
-			attr.Setctty, name = true, stageSession
+			attr.Setctty, attr.Ctty, name = true, slices.Index(stdio[:], -1), stageSession
+			if attr.Ctty < 0 {
+				return &StageError{Stage: StageTerminal, Detail: "no descriptor is left for it"}
+			}
+			for i := range stdio {
+				if stdio[i] < 0 {
+					stdio[i] = slave
+				}
+			}
 		}
 		p, err = startStage(name, k.inner, stdio, attr)
 		if err != nil {
