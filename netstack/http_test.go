@@ -344,13 +344,15 @@ func TestProxyAnswers(t *testing.T) {
 	b.dial.fail[ap(shared, 81)] = egress.Timeout
 	b.dial.fail[ap(shared, 82)] = egress.Refused
 	for raw, want := range map[string]int{
-		"GET /outcall-health HTTP/1.1\r\nHost: 10.200.0.1:8080\r\n\r\n": 200,
-		"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n":                        400,
-		"nonsense\r\n\r\n":                                              400,
-		"GET https://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n":          400,
-		"GET http://none.test/ HTTP/1.1\r\nHost: none.test\r\n\r\n":     502,
-		connectTo("a.test:81"):                                          504,
-		connectTo("a.test:82"):                                          502,
+		"GET /outcall-health HTTP/1.1\r\nHost: 10.200.0.1:8080\r\n\r\n":                       200,
+		"GET http://10.200.0.1:8080/outcall-health HTTP/1.1\r\nHost: 10.200.0.1:8080\r\n\r\n": 200,
+		"GET http://10.200.0.1:8080/ HTTP/1.1\r\nHost: 10.200.0.1:8080\r\n\r\n":               403,
+		"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n":                                              400,
+		"nonsense\r\n\r\n":                                                                    400,
+		"GET https://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n":                                400,
+		"GET http://none.test/ HTTP/1.1\r\nHost: none.test\r\n\r\n":                           502,
+		connectTo("a.test:81"):                                                                504,
+		connectTo("a.test:82"):                                                                502,
 		// open at request, and the dns layer does not answer for the name
 		connectTo("unknown.test:80"): 403,
 	} {

@@ -36,13 +36,23 @@ func (h *httpConn) explicit(ctx context.Context, r *httphead.Request) error {
 	switch {
 	case r.Form == httphead.Tunnel:
 		return h.connect(ctx, r)
-	case r.Form == httphead.Absolute:
-		return h.forwardTo(ctx, r)
-	case r.Method == "GET" && r.Path == healthPath && !r.HasQuery && r.Body.None():
+	case h.isHealth(r):
 		h.end(answer(200, "", "application/json", `{"status":"ok"}`, false))
 		return errDone
+	case r.Form == httphead.Absolute:
+		return h.forwardTo(ctx, r)
 	}
 	return h.malformed(errors.New("neither CONNECT nor an absolute target, as a proxy wants"))
+}
+
+// isHealth knows the question for the proxy itself, also as a client sends it
+// that goes through the proxy to reach it.
+func (h *httpConn) isHealth(r *httphead.Request) bool {
+	if r.Method != "GET" || r.Path != healthPath || r.HasQuery || !r.Body.None() {
+		return false
+	}
+	return r.Form == httphead.Origin ||
+		r.Form == httphead.Absolute && h.s.isGateway(r.Target.Addr) && r.Target.PortOr(80) == h.s.cfg.ProxyPort
 }
 
 // A target is what a client of the proxy asks for.
