@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os/exec"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -117,24 +118,44 @@ func (c *Caller) getenv(key string) string {
 
 // run becomes the command.
 func (c *Caller) run(argv []string) int {
-	path, err := exec.LookPath(argv[0])
-	if err == nil || errors.Is(err, exec.ErrDot) {
-		if path, err = filepath.Abs(path); err == nil {
-			err = c.Exec(path, argv, c.Env)
-		}
+	path, err := c.find(argv[0])
+	if err == nil {
+		err = c.Exec(path, argv, c.Env)
 	}
 	switch {
 	case err == nil:
 		return exitAllowed
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist):
 		c.say("%s: not found", argv[0])
 		return exitNotFound
 	}
-	if e, ok := errors.AsType[syscall.Errno](err); ok {
-		err = e
-	}
-	c.say("%s: %v", argv[0], err)
+	c.say("%s: %v", argv[0], plain(err))
 	return exitNotExecutable
+}
+
+// find leads a command's name to its file as a shell does: a name with a
+// slash is a path, any other is looked for in the caller's PATH. That is the
+// agent's own choice; nothing of outcall is found so.
+func (c *Caller) find(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil // whether it can be run is the kernel's to say
+	}
+	refused := error(fs.ErrNotExist)
+	for _, dir := range filepath.SplitList(c.getenv("PATH")) {
+		if dir == "" {
+			dir = "." // POSIX: an empty element is the working directory
+		}
+		path := filepath.Join(dir, name)
+		st, err := os.Stat(path)
+		if err != nil || st.IsDir() {
+			continue
+		}
+		if st.Mode().Perm()&0o111 != 0 {
+			return path, nil
+		}
+		refused = syscall.EACCES
+	}
+	return "", refused
 }
 
 func timeoutOf(v string) (time.Duration, error) {

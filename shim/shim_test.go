@@ -80,9 +80,12 @@ func run(t *testing.T, socket string, env []string, args ...string) (code int, r
 	t.Helper()
 	var out, errOut bytes.Buffer
 	code = Main(t.Context(), Caller{
-		Args: args, Env: append([]string{"OUTCALL_AGENT_SOCK=" + socket}, env...), Dir: "/work", Version: "v1",
+		Args: args, Env: append([]string{"PATH=/nonexistent:/usr/bin:/bin", "OUTCALL_AGENT_SOCK=" + socket}, env...), Dir: "/work", Version: "v1",
 		Stdout: &out, Stderr: &errOut,
 		Exec: func(path string, argv, env []string) error {
+			if err := syscall.Access(path, 1); err != nil { // X_OK: what execve would say
+				return err
+			}
 			ran = append([]string{path}, argv...)
 			return nil
 		},
@@ -282,7 +285,10 @@ func TestNotRunnable(t *testing.T) {
 			t.Errorf("%s: code %d, ran %q, want %d", name, code, ran, want)
 		}
 	}
-	c := Caller{Stderr: io.Discard, Exec: func(string, []string, []string) error { return syscall.ENOEXEC }}
+	if code, _, _, _ := run(t, sock, []string{"PATH=" + dir}, "f"); code != 126 {
+		t.Errorf("found in PATH and not executable: %d", code)
+	}
+	c := Caller{Stderr: io.Discard, Env: []string{"PATH=/usr/bin:/bin"}, Exec: func(string, []string, []string) error { return syscall.ENOEXEC }}
 	if code := c.run([]string{"true"}); code != 126 {
 		t.Errorf("ENOEXEC: %d", code)
 	}
