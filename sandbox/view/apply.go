@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -136,8 +137,13 @@ func (a *applier) open() error {
 		return err
 	}
 	if a.s.Scratch != "" {
-		a.at = a.s.Scratch
-		fd, err := openPath(a.s.Scratch)
+		// One level down: /tmp is open to every id inside, the scratch
+		// directory to nobody else outside.
+		a.at = filepath.Join(a.s.Scratch, "tmp")
+		if err := os.Mkdir(a.at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		fd, err := openPath(a.at)
 		if err != nil {
 			return err
 		}

@@ -252,9 +252,22 @@ type result struct {
 
 func (u *tester) run(r request) result {
 	u.t.Helper()
+	return u.do(r, u.bin, "stage", "plan")
+}
+
+// runUnder runs in a user and mount namespace of its own, after a script in it.
+func (u *tester) runUnder(script string, r request) result {
+	u.t.Helper()
+	id := strconv.Itoa(u.uid)
+	// unshare maps to the same id, with the capabilities to mount.
+	return u.do(r, "/usr/bin/unshare", "-rm", "/bin/sh", "-ec", script+"\nexec /usr/bin/unshare -U --map-user="+id+" --map-group="+id+" \"$0\" stage plan", u.bin)
+}
+
+func (u *tester) do(r request, argv ...string) result {
+	u.t.Helper()
 	doc, err := json.Marshal(r)
 	must(u.t, err)
-	c := u.command(u.bin, "stage", "plan")
+	c := u.command(argv...)
 	var out, errOut bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(doc), &out, &errOut
 	err = c.Run()

@@ -9,23 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MakeScratch makes an empty directory on disk for a session's /tmp in the
-// first of parents where that can be done, owned by the agent, and returns its
-// path. The caller removes it with RemoveScratch. "" means that none can be
-// had, and the session's /tmp is a tmpfs.
-//
-// A parent must exist and be closed to other users, for what stands in a
-// session's /tmp is nobody else's business.
+// MakeScratch makes an empty directory for a session's /tmp in the first of
+// parents that is on disk, closed to other users and owned by the agent, and
+// returns its path. Parents in memory are passed over. The caller removes it
+// with RemoveScratch. "" means that none can be had, and the session's /tmp is
+// a tmpfs.
 func MakeScratch(uid, gid int, parents ...string) string {
 	for _, p := range parents {
-		dir, err := os.MkdirTemp(p, "tmp-")
+		var st unix.Statfs_t
+		if unix.Statfs(p, &st) != nil || st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+			continue
+		}
+		dir, err := os.MkdirTemp(p, "outcall-tmp-") // 0700: nobody else's business
 		if err != nil {
 			continue
 		}
 		if os.Geteuid() != uid {
 			err = os.Chown(dir, uid, gid)
 		}
-		if err == nil && !readOnlyFS(dir) {
+		if err == nil {
 			return dir
 		}
 		_ = os.Remove(dir) // empty, and of no use
