@@ -98,6 +98,7 @@ type Client struct {
 	network  Network
 
 	routeMu sync.Mutex
+	closing sync.Once
 
 	mu      sync.Mutex
 	next    uint64
@@ -203,9 +204,12 @@ func (c *Client) Who(ctx context.Context, inode uint64) (*policy.Process, error)
 
 // Close ends the gatekeeper and with it the agent, and waits for both.
 func (c *Client) Close() error {
-	c.c.shutdown()
+	c.closing.Do(c.c.shutdown)
 	err := c.keeper.waitOrKill(closeGrace)
 	<-c.goneCh
+	c.c.close()
+	c.routeMu.Lock()
+	defer c.routeMu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, f := range []*os.File{c.route, c.listener} {

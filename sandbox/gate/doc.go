@@ -14,5 +14,15 @@
 //	                                     <--  pid inside, exe, args | hidden
 //
 // One SOCK_SEQPACKET pair carries it; its EOF is the lifeline in both
-// directions.
+// directions. A stop of a command that has a terminal is told unasked, too.
+//
+// All processes are this program, started again by itself as a stage (Main
+// dispatches), each with one control socket:
+//
+//	supervisor ── keeper (U1, gateway netns)
+//	              ├─ init → pid1     U1, then no capabilities; the agent's namespaces
+//	              ├─ command         U2: becomes the command
+//	              ├─ session         U2: leads a terminal's session
+//	              │  └─ command
+//	              └─ gateway         U1: an operator's tool, host read-only, own pids
 package gate

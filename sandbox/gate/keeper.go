@@ -250,7 +250,7 @@ func (k *keeper) serve() {
 func (k *keeper) handle(m *message, fds []int) {
 	r := &message{Op: opReply, ID: m.ID}
 	var out []int
-	var after func()
+	var made *child
 	switch m.Op {
 	case opSocket:
 		fd, err := k.socket(m)
@@ -266,7 +266,7 @@ func (k *keeper) handle(m *message, fds []int) {
 			if master >= 0 {
 				out = []int{master}
 			}
-			after = p.release
+			made = p
 		}
 	case opSignal:
 		r.Err = stageErr("signal", "", k.signal(m.Proc, syscall.Signal(m.Signal)))
@@ -279,11 +279,14 @@ func (k *keeper) handle(m *message, fds []int) {
 	if err != nil && !errors.Is(err, unix.EPIPE) {
 		// A descriptor could not travel (its budget is shared with the agent,
 		// by uid): the request has failed, and the supervisor must hear so.
-		r.Err = stageErr("protocol", "answer "+m.Op, err)
+		r.Err, r.Proc = stageErr("protocol", "answer "+m.Op, err), 0
+		if made != nil {
+			made.kill()
+		}
 		_ = k.c.send(r)
 	}
-	if after != nil {
-		after()
+	if made != nil {
+		made.release()
 	}
 }
 

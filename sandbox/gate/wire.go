@@ -173,7 +173,14 @@ func rights(oob []byte) ([]int, error) {
 // and must not run while another goroutine is in recv.
 func (c *conn) shutdown() { _ = unix.Shutdown(c.fd, unix.SHUT_RDWR) }
 
-func (c *conn) close() { c.once.Do(func() { unix.Close(c.fd) }) }
+func (c *conn) close() {
+	c.once.Do(func() {
+		c.wmu.Lock()
+		defer c.wmu.Unlock()
+		unix.Close(c.fd)
+		c.fd = -1 // a late send must not reach who gets the number next
+	})
+}
 
 func closeAll(fds []int) {
 	for _, fd := range fds {
