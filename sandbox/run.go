@@ -270,7 +270,7 @@ func (s *supervisor) tryAudit(path string) (*audit.Writer, error) {
 
 // startSandbox plans the view and makes U1, both network namespaces and init.
 func (s *supervisor) startSandbox(ctx context.Context) error {
-	spec, err := s.planView()
+	spec, err := s.planView(ctx)
 	if err != nil {
 		return err
 	}
@@ -289,8 +289,10 @@ func (s *supervisor) startSandbox(ctx context.Context) error {
 	return nil
 }
 
-func (s *supervisor) planView() (view.Spec, error) {
-	s.scratch = view.MakeScratch(s.ids.KernelUID, s.ids.KernelGID, s.sess.Dir, "/var/tmp", "/tmp")
+func (s *supervisor) planView(ctx context.Context) (view.Spec, error) {
+	if err := s.makeScratch(ctx); err != nil {
+		return view.Spec{}, err
+	}
 	user := s.agentUser()
 	s.agentEnv = view.CleanEnv(s.cfg.Env, view.EnvOptions{Proxy: s.proxyURL(), User: user, Set: s.cfg.SetEnv})
 	host, _ := os.Hostname()

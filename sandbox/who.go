@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,6 +54,22 @@ func enterable(dir string, uid, gid int) bool {
 		}
 	}
 	return true
+}
+
+// makeScratch makes the directory on disk behind the command's /tmp: in the
+// session's own, which nobody else enters. Where the command is somebody else
+// than the caller it could not enter that either, and the directory stands
+// beside it.
+func (s *supervisor) makeScratch(ctx context.Context) error {
+	parents := []string{s.sess.Dir, "/var/tmp", "/tmp"}
+	if s.ids.Drop {
+		parents = parents[1:]
+	}
+	s.scratch = view.MakeScratch(s.ids.KernelUID, s.ids.KernelGID, parents...)
+	if s.scratch == "" || filepath.Dir(s.scratch) == s.sess.Dir {
+		return nil
+	}
+	return s.sess.SetScratch(ctx, s.scratch)
 }
 
 func runtimeDir(env []string) string {

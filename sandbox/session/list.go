@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"outcall/sandbox/view"
 )
 
 // List returns the live sessions of the user, oldest first, and removes what
@@ -61,7 +63,10 @@ func sweep(root string) ([]Info, error) {
 			if info.Socket != "" && filepath.Dir(info.Socket) != filepath.Join(root, e.Name()) {
 				removeSocket(info.Socket)
 			}
-			err = removeDir(filepath.Join(root, e.Name()))
+			if info.Scratch != "" {
+				err = view.RemoveScratch(info.Scratch)
+			}
+			err = cmp.Or(err, removeDir(filepath.Join(root, e.Name())))
 		}
 		first = cmp.Or(first, err)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"outcall/sandbox/view"
 )
 
 // Info is the content of session.json.
@@ -22,6 +24,7 @@ type Info struct {
 	Started   time.Time `json:"started"`
 	Socket    string    `json:"socket"`
 	Audit     string    `json:"audit,omitempty"`
+	Scratch   string    `json:"scratch,omitempty"` // behind the command's /tmp, where that is not below the session's directory
 }
 
 const (
@@ -186,6 +189,18 @@ func (s *Session) SetAudit(ctx context.Context, path string) error {
 	return s.write()
 }
 
+// SetScratch notes a directory that goes with the session, so that the next
+// run or ps removes it where this process cannot.
+func (s *Session) SetScratch(ctx context.Context, path string) error {
+	unlock, err := lockRoot(ctx, s.root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.Info.Scratch = path
+	return s.write()
+}
+
 // write runs under the root's lock, which readers take as well.
 func (s *Session) write() error {
 	b, err := json.Marshal(s.Info)
@@ -241,7 +256,13 @@ func removeDir(dir string) error {
 			kept = true
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil && first == nil {
+		// What is a directory here was the command's /tmp: whatever modes and
+		// depth it has been given.
+		remove := os.Remove
+		if e.IsDir() {
+			remove = view.RemoveScratch
+		}
+		if err := remove(filepath.Join(dir, e.Name())); err != nil && first == nil {
 			first = fmt.Errorf("remove a session's directory: %w", err)
 		}
 	}
