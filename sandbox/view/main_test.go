@@ -56,6 +56,11 @@ func stage(name string, args []string) int {
 		return stageListen(args)
 	case "connect":
 		return stageConnect(args)
+	case "remount":
+		if err := remountReadOnly(args[0], true); err != nil {
+			return say(err)
+		}
+		return 0
 	case "tmpfile":
 		return stageTmpfile(args)
 	}

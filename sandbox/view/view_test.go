@@ -281,3 +281,61 @@ func TestRemoveScratch(t *testing.T) {
 	}
 	must(t, RemoveScratch(dir)) // gone is fine
 }
+
+// TestRemountReadOnly is the way of kernels without mount_setattr: it keeps
+// the flags that are locked, and reaches what is mounted below.
+func TestRemountReadOnly(t *testing.T) {
+	u := newTester(t)
+	d := u.dir("m/sub")
+	script := `mount -t tmpfs -o nosuid,nodev,noexec,noatime t $1; exec unshare -Urm sh -ec 'mount --rbind $1 $1; "$0" stage remount $1
+		! touch $1/x $(dirname $1)/y; findmnt -no OPTIONS $1' "$0" $1`
+	// $1 is the outer directory; its submount is made first.
+	script = strings.ReplaceAll(script, "$1", d)
+	script = strings.Replace(script, "mount --rbind "+d+" "+d, "mount --rbind "+filepath.Dir(d)+" "+filepath.Dir(d), 1)
+	script = strings.Replace(script, "stage remount "+d, "stage remount "+filepath.Dir(d), 1)
+	out, err := u.command("/usr/bin/unshare", "-Urm", "/bin/sh", "-ec", script, u.bin).CombinedOutput()
+	if err != nil || strings.Count(string(out), "Read-only file system") != 2 || !strings.Contains(string(out), "ro,nosuid,nodev,noexec,noatime") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestOwner: what another uid may do is told from the modes, in doubt yes.
+func TestOwner(t *testing.T) {
+	dir := t.TempDir()
+	other := owner{uid: os.Getuid() + 4242, gid: os.Getgid() + 4242}
+	for _, c := range []struct {
+		who    owner
+		mode   os.FileMode
+		change bool
+	}{
+		{other, 0o755, false}, {other, 0o775, true}, {other, 0o777, true}, {other, 0o1777, true},
+		{owner{uid: os.Getuid()}, 0o500, true}, {owner{uid: 1, root: true}, 0o500, true},
+	} {
+		must(t, os.Chmod(dir, c.mode))
+		if got := c.who.canChange(dir); got != c.change {
+			t.Errorf("%+v %o: %v", c.who, c.mode, got)
+		}
+	}
+	if !other.canChange(dir + "/missing") {
+		t.Error("a directory that cannot be looked at must count as changeable")
+	}
+	must(t, os.Chmod(dir, 0o700))
+	if other.canEnter(dir) {
+		t.Error("enters 0700")
+	}
+	if !other.canEnter("/usr") {
+		t.Error("does not enter /usr")
+	}
+}
+
+// TestMoved: where real root stands in a directory that the agent's uid cannot
+// enter, the agent starts in / and the caller is told.
+func TestMoved(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o700))
+	s, err := Plan(Options{UID: os.Getuid() + 4242, GID: os.Getgid() + 4242, Dir: dir})
+	must(t, err)
+	if s.Dir != "/" || s.Moved != dir {
+		t.Errorf("dir %q, moved %q", s.Dir, s.Moved)
+	}
+}
