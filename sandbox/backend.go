@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"outcall/netstack/dnsfilter"
 	"outcall/netstack/pin"
 	"outcall/policy"
 	"outcall/sandbox/gate"
@@ -253,6 +254,11 @@ func (b backend) DNSTest(ctx context.Context, r hostapi.DNSTestRequest) (hostapi
 	}
 	if t.Error != "" && t.Reason == "" {
 		t.Reason = t.Error
+	}
+	if r.Keep && t.Error == "" && t.Verdict != "deny" {
+		if _, err := b.s.dns.Resolve(ctx, dnsfilter.Query{Name: t.Name}); err != nil {
+			return hostapi.DNSTest{}, hostapi.Errorf(502, "prewarm %s: %v", t.Name, err)
+		}
 	}
 	return hostapi.DNSTest{
 		Name: t.Name, Type: t.Type, Verdict: t.Verdict, Rule: t.Rule, Reason: t.Reason, Rcode: t.Rcode,

@@ -21,7 +21,6 @@ type Config struct {
 	Sources   func() ([]policy.Source, error) // reads every rule file anew, through descriptors opened at the start
 	RulePaths []string                        // rule files and directories: read-only inside
 
-	Publish       []string
 	DNSUpstream   []netip.AddrPort // empty: the host's resolv.conf
 	UpstreamProxy string           // "", "none" or a URL; "" = the host's variables
 

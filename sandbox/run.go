@@ -222,6 +222,9 @@ func (s *supervisor) startUpstream(context.Context) (err error) {
 
 // startSession takes the name, the directory and the audit.
 func (s *supervisor) startSession(ctx context.Context) error {
+	if err := s.checkSocket(); err != nil {
+		return err
+	}
 	sess, err := session.Create(ctx, s.env, session.Options{Name: s.cfg.Name, Socket: s.cfg.Socket, Command: s.cfg.Command})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,6 +55,46 @@ func enterable(dir string, uid, gid int) bool {
 		}
 	}
 	return true
+}
+
+// checkSocket refuses a --socket that the command could write: a fake one in
+// its place would be what the operator's next command speaks with. The
+// command is of the same user, so only what the view replaces or hides is out
+// of its reach, and not what is brought back into that.
+func (s *supervisor) checkSocket() error {
+	if s.cfg.Socket == "" || s.ids.Drop {
+		return nil // its directory is 0700 and the operator's own
+	}
+	dir := resolved(filepath.Dir(s.cfg.Socket))
+	for _, back := range append([]string{s.cfg.Dir}, s.cfg.Binds...) {
+		if within(dir, resolved(back)) {
+			return fmt.Errorf("socket %s: the command could write it, below %s; choose a place below /run, /tmp or $XDG_RUNTIME_DIR", s.cfg.Socket, back)
+		}
+	}
+	for _, hidden := range nonEmpty("/run", "/tmp", "/dev/shm", runtimeDir(s.cfg.Env), s.env.StateDir(), s.env.Root()) {
+		if within(dir, resolved(hidden)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("socket %s: the command could write it; choose a place below /run, /tmp or $XDG_RUNTIME_DIR", s.cfg.Socket)
+}
+
+// resolved follows the symlinks of as much of a path as exists.
+func resolved(path string) string {
+	for rest := ""; ; {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if path == "/" || path == "." {
+			return filepath.Join(path, rest)
+		}
+		rest = filepath.Join(filepath.Base(path), rest)
+		path = filepath.Dir(path)
+	}
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // makeScratch makes the directory on disk behind the command's /tmp: in the

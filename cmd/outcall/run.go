@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 
 // runFlags are the flags of run as written.
 type runFlags struct {
-	rules, allow, publish, upstreams, binds, weak, env []string
+	rules, allow, upstreams, binds, weak, env []string
 
 	name, mode, proxy, subnet, bridge, audit, link, workdir string
 
@@ -70,7 +69,6 @@ func (f *runFlags) add(c *cobra.Command) {
 	fs.StringArrayVarP(&f.allow, "allow", "a", nil, "allow `TARGET`: HOST, HOST:PORT, .HOST or CIDR[:PORT] (repeatable)")
 	fs.StringVarP(&f.name, "name", "n", "", "session `NAME` (default <command>-<letter><3 hex>)")
 	fs.StringVar(&f.mode, "mode", "enforce", "run in `MODE`: enforce, or observe (let pass, and note what the rules would deny)")
-	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "forward a port of the host to the command: `[IP:]HOSTPORT:PORT` (repeatable)")
 	fs.StringSliceVar(&f.upstreams, "dns-upstream", nil, "resolvers `IP[:PORT],...` (default: the host's resolv.conf)")
 	fs.StringVar(&f.proxy, "upstream-proxy", "", "`URL` by which outcall itself reaches out: http://, socks5:// or none (default: the host's proxy variables)")
 	fs.StringVar(&f.subnet, "subnet", "10.200.0.0/24", "`CIDR` of the sandbox's network")
@@ -95,7 +93,7 @@ func (f *runFlags) add(c *cobra.Command) {
 func (a *app) config(f *runFlags, command []string) (sandbox.Config, error) {
 	cfg := sandbox.Config{
 		Command: command, Env: os.Environ(), SetEnv: f.env, Name: f.name,
-		Publish: f.publish, UpstreamProxy: f.proxy, Bridge: f.bridge, ProxyPort: f.proxyPort, NoProxy: f.noProxy,
+		UpstreamProxy: f.proxy, Bridge: f.bridge, ProxyPort: f.proxyPort, NoProxy: f.noProxy,
 		Root: f.root, AsRoot: f.asRoot, Link: f.link, Weak: f.weak, Timeout: f.timeout,
 		Quiet: f.quiet, Verbose: f.verbose, Observe: f.mode == "observe", Version: version,
 	}
@@ -148,11 +146,6 @@ func (f *runFlags) checkWords(*sandbox.Config) error {
 	for _, e := range f.env {
 		if k, _, _ := strings.Cut(e, "="); k == "" || strings.ContainsRune(e, 0) {
 			return fmt.Errorf("--env %q: want K=V or K", e)
-		}
-	}
-	for _, p := range f.publish {
-		if err := checkPublish(p); err != nil {
-			return err
 		}
 	}
 	switch {
@@ -219,29 +212,6 @@ func checkProxyURL(s string) error {
 	if err != nil || u.Host == "" || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "socks5" {
 		// The text is not repeated: it may hold a password.
 		return errors.New("--upstream-proxy: want http://HOST:PORT, socks5://HOST:PORT or none")
-	}
-	return nil
-}
-
-// checkPublish reads [IP:]HOSTPORT:PORT.
-func checkPublish(s string) error {
-	bad := fmt.Errorf("--publish %q: want [IP:]HOSTPORT:PORT", s)
-	i := strings.LastIndexByte(s, ':')
-	if i < 0 {
-		return bad
-	}
-	host, inside := s[:i], s[i+1:]
-	if j := strings.LastIndexByte(host, ':'); j >= 0 {
-		ip := strings.TrimSuffix(strings.TrimPrefix(host[:j], "["), "]")
-		if _, err := netip.ParseAddr(ip); err != nil {
-			return bad
-		}
-		host = host[j+1:]
-	}
-	for _, p := range []string{host, inside} {
-		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
-			return bad
-		}
 	}
 	return nil
 }
