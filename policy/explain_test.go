@@ -109,9 +109,3 @@ func TestExplainAsksOnlyWhereThePathWould(t *testing.T) {
 		}
 	}
 }
-
-func TestEscape(t *testing.T) {
-	if got := Escape("a\x1b]52;\u202e\n\u2028é \\n\U000e0001"); got != `a\u001b]52;\u202e\u000a\u2028é \n\U000e0001` {
-		t.Errorf("%q", got)
-	}
-}

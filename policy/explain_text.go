@@ -5,14 +5,15 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
+
+	"outcall/policy/escape"
 )
 
 // String writes the explanation for a terminal. What came from outside is
 // escaped.
 func (x *Explanation) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s (%s)\n", Escape(x.Target), x.Verdict, Escape(x.Reason))
+	fmt.Fprintf(&b, "%s: %s (%s)\n", escape.Text(x.Target), x.Verdict, escape.Text(x.Reason))
 	for _, r := range x.Routes {
 		fmt.Fprintf(&b, "\n%s: %s\n", r.Via, r.Verdict)
 		for _, st := range r.Steps {
@@ -22,19 +23,19 @@ func (x *Explanation) String() string {
 	if len(x.Depends) > 0 {
 		b.WriteString("\ndepends on\n")
 		for _, d := range x.Depends {
-			fmt.Fprintf(&b, "  %s\n", Escape(d))
+			fmt.Fprintf(&b, "  %s\n", escape.Text(d))
 		}
 	}
 	switch {
 	case x.Smallest != "" && strings.HasPrefix(x.Advice, "--allow"):
-		fmt.Fprintf(&b, "\nwould be allowed by: %s\n", Escape(x.Advice))
+		fmt.Fprintf(&b, "\nwould be allowed by: %s\n", escape.Text(x.Advice))
 	case x.Smallest != "":
 		b.WriteString("\nwould be allowed by the rule file\n")
 		for _, l := range strings.Split(strings.TrimSuffix(x.Smallest, "\n"), "\n") {
-			fmt.Fprintf(&b, "  %s\n", Escape(l))
+			fmt.Fprintf(&b, "  %s\n", escape.Text(l))
 		}
 	case x.Advice != "":
-		fmt.Fprintf(&b, "\n%s\n", Escape(x.Advice))
+		fmt.Fprintf(&b, "\n%s\n", escape.Text(x.Advice))
 	}
 	return b.String()
 }
@@ -42,38 +43,20 @@ func (x *Explanation) String() string {
 func (st *ExplainedStep) write(b *strings.Builder) {
 	fmt.Fprintf(b, "  %-8s %s → %s", st.Layer, st.Word, st.Action)
 	if st.If != "" {
-		fmt.Fprintf(b, " (if %s)", Escape(st.If))
+		fmt.Fprintf(b, " (if %s)", escape.Text(st.If))
 	}
-	fmt.Fprintf(b, ": %s", Escape(st.Reason))
+	fmt.Fprintf(b, ": %s", escape.Text(st.Reason))
 	if st.File != "" {
-		fmt.Fprintf(b, " (%s:%d)", Escape(st.File), st.Line)
+		fmt.Fprintf(b, " (%s:%d)", escape.Text(st.File), st.Line)
 	}
 	b.WriteByte('\n')
 	for _, k := range slices.Sorted(maps.Keys(st.Facts)) {
-		fmt.Fprintf(b, "           %s = %s\n", k, Escape(fmt.Sprint(st.Facts[k])))
+		fmt.Fprintf(b, "           %s = %s\n", k, escape.Text(fmt.Sprint(st.Facts[k])))
 	}
 	for _, k := range slices.Sorted(maps.Keys(st.Unknown)) {
 		fmt.Fprintf(b, "           %s is %s\n", k, st.Unknown[k])
 	}
 	for _, n := range st.Near {
-		fmt.Fprintf(b, "           not rule %s (%s:%d): %s\n", Escape(n.Rule), Escape(n.File), n.Line, Escape(n.Why))
+		fmt.Fprintf(b, "           not rule %s (%s:%d): %s\n", escape.Text(n.Rule), escape.Text(n.File), n.Line, escape.Text(n.Why))
 	}
-}
-
-// Escape makes a text safe to print: control, format (bidi), separator and
-// other invisible characters are written as \u escapes, a backslash is kept.
-func Escape(s string) string {
-	var b strings.Builder
-	for _, r := range s {
-		if r == unicode.ReplacementChar || r != ' ' && !unicode.IsGraphic(r) || r != ' ' && unicode.IsSpace(r) {
-			if r > 0xffff {
-				fmt.Fprintf(&b, `\U%08x`, r)
-			} else {
-				fmt.Fprintf(&b, `\u%04x`, r)
-			}
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"outcall/policy/escape"
 )
 
 // projectRules is where a project keeps its rules.
@@ -178,14 +180,14 @@ func (s *Sources) trusted() (src []Source, note string, err error) {
 		return nil, "", nil
 	}
 	if err != nil {
-		return nil, "the project's rules are not loaded: " + Escape(err.Error()), nil
+		return nil, "the project's rules are not loaded: " + escape.Text(err.Error()), nil
 	}
 	ok, err := s.places.Trust.Trusted(s.places.WorkDir, src)
 	if err != nil {
 		return nil, "", err
 	}
 	if !ok {
-		return nil, fmt.Sprintf("%s is not loaded: its content is not trusted (look at it, then: outcall trust)", Escape(dir)), nil
+		return nil, fmt.Sprintf("%s is not loaded: its content is not trusted (look at it, then: outcall trust)", escape.Text(dir)), nil
 	}
 	return src, "", nil
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"outcall/policy"
-	"outcall/shim/escape"
+	"outcall/policy/escape"
 )
 
 // startLine is the text of the audit's first line: what is weaker than the

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"outcall/shim/escape"
+	"outcall/policy/escape"
 )
 
 // DefaultSocket is where a session's agent socket is bound inside.

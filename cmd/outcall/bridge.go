@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"outcall/policy/escape"
 	"outcall/sandbox/hostapi"
-	"outcall/shim/escape"
 )
 
 func (a *app) bridgeCommand() *cobra.Command {

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"outcall/policy"
+	"outcall/policy/escape"
 	"outcall/sandbox"
 	"outcall/sandbox/gate"
-	"outcall/shim/escape"
 )
 
 // A finding is one line of doctor.

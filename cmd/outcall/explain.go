@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"outcall/policy"
+	"outcall/policy/escape"
 	"outcall/sandbox/hostapi"
-	"outcall/shim/escape"
 )
 
 // explainFlags are the facts that the user gives.

@@ -14,10 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"outcall/policy"
+	"outcall/policy/escape"
 	"outcall/sandbox/audit"
 	"outcall/sandbox/hostapi"
 	"outcall/sandbox/session"
-	"outcall/shim/escape"
 )
 
 // logFlags choose what of an audit is printed, and how.

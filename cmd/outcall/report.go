@@ -9,10 +9,10 @@ import (
 	"text/tabwriter"
 
 	"outcall/policy"
+	"outcall/policy/escape"
 	"outcall/sandbox/gate"
 	"outcall/sandbox/hostapi"
 	"outcall/sandbox/session"
-	"outcall/shim/escape"
 )
 
 // What people read. An error is `outcall: error: what: on what: the kernel's

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"outcall/policy"
+	"outcall/policy/escape"
 	"outcall/sandbox/hostapi"
-	"outcall/shim/escape"
 )
 
 func (a *app) rulesCommand() *cobra.Command {

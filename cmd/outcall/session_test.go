@@ -54,7 +54,7 @@ func TestSessionCommands(t *testing.T) {
 		{"dns test x.test", 1, []string{"NXDOMAIN", "default policy"}},
 		{"flows list", 0, []string{"f-1"}},
 		{"explain https://x/", 0, []string{"deny"}},
-		{"log", 0, []string{"deny", `\u001b`, "192.0.2.1"}},
+		{"log", 0, []string{"deny", `\x1b`, "192.0.2.1"}},
 		{"log one --denied", 0, []string{"default policy"}},
 		{"log one --json --denied", 0, []string{`"seq":1,`}},
 		{"log nosuch", 1, nil},

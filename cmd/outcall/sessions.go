@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"outcall/policy/escape"
 	"outcall/sandbox/hostapi"
 	"outcall/sandbox/session"
-	"outcall/shim/escape"
 )
 
 func (a *app) psCommand() *cobra.Command {

@@ -3,28 +3,10 @@ package audit
 import (
 	"fmt"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"outcall/policy"
+	"outcall/policy/escape"
 )
-
-// Escape returns s with everything that is not printable as \u escapes, for
-// terminals: names and arguments come from inside the sandbox.
-func Escape(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) < 0 {
-		return s
-	}
-	var b []byte
-	for _, r := range s {
-		if r != utf8.RuneError && unicode.IsPrint(r) {
-			b = utf8.AppendRune(b, r)
-		} else {
-			b = appendEscape(b, r)
-		}
-	}
-	return string(b)
-}
 
 // Text writes an event as one line for people, without newline. Nothing in it
 // can move a terminal's cursor.
@@ -33,7 +15,7 @@ func Text(e policy.Event) string {
 	add := func(format string, args ...any) {
 		for i, a := range args {
 			if s, ok := a.(string); ok {
-				args[i] = Escape(s)
+				args[i] = escape.Text(s)
 			}
 		}
 		fmt.Fprintf(&b, format, args...)
