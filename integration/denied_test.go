@@ -71,7 +71,7 @@ func TestDeniedEmptyPolicy(t *testing.T) {
 	if r.Code == 0 {
 		t.Error("an empty policy let a request through")
 	}
-	mustContain(t, "banner", r.Stderr, "no rules")
+	mustContain(t, "banner", r.Stderr, "0 rules")
 	b.MustBeQuiet(t, m, nil)
 }
 
