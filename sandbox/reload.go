@@ -24,6 +24,21 @@ func (s *supervisor) load() (*policy.Snapshot, error) {
 	return snap, nil
 }
 
+// loadProtected is load for a session that runs: a rule file that the host has
+// replaced by another one is no longer kept from the command, which may have
+// written what stands there now.
+func (s *supervisor) loadProtected() (*policy.Snapshot, error) {
+	for _, lost := range s.view.Lost() {
+		for _, p := range s.cfg.RulePaths {
+			if within(lost, p) {
+				return nil, fmt.Errorf("%s: replaced by another file while the command runs, which could have written it; "+
+					"write into the file itself, or give its directory by --rules in the next run", lost)
+			}
+		}
+	}
+	return s.load()
+}
+
 // fits refuses rules that cannot be carried out as this session was started.
 func (s *supervisor) fits(snap *policy.Snapshot) error {
 	if !s.cfg.NoProxy {
@@ -45,7 +60,7 @@ func (s *supervisor) fits(snap *policy.Snapshot) error {
 func (s *supervisor) reload(ctx context.Context, dryRun bool) (hostapi.Reload, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	snap, err := s.load()
+	snap, err := s.loadProtected()
 	if err != nil {
 		s.audit.Record(s.event("policy", policy.Event{Verdict: "deny", Reason: "reload refused: " + firstLine(err.Error())}))
 		return hostapi.Reload{}, err

@@ -62,6 +62,7 @@ type supervisor struct {
 	upstreams []netip.AddrPort
 	proxy     upstreamProxy
 	synthetic netip.Prefix // addresses for names that only the proxy can resolve; zero: none
+	view      view.Spec
 	scratch   string
 	agentEnv  []string
 	notes     []string // for the banner
@@ -276,6 +277,10 @@ func (s *supervisor) startSandbox(ctx context.Context) error {
 	spec, err := s.planView(ctx)
 	if err != nil {
 		return err
+	}
+	s.view = spec
+	if spec.Moved != "" {
+		s.notes = append(s.notes, "the command cannot enter "+spec.Moved+" and starts in /")
 	}
 	g, err := gate.Start(ctx, gate.Options{
 		IDs: s.ids, View: spec,
