@@ -41,7 +41,7 @@ func Apply(s Spec) error {
 		{"sysctl", a.sysctl},
 		{"workdir", a.workdir},
 	} {
-		var err error = unix.EPERM
+		err := refused(unix.EPERM)
 		detail := "refused for a test"
 		if s.FailStage != st.name {
 			a.at = ""
@@ -89,13 +89,19 @@ func stageError(stage, detail string, err error) error {
 	if !errors.As(err, &e.Errno) {
 		e.Detail += ": " + err.Error()
 	}
-	e.Hint = hint(stage, e.Errno)
+	var m *mountError
+	e.Hint = hint(stage, e.Errno, errors.As(err, &m))
 	return e
 }
 
-// hint is the mend for what a stage is most likely refused for.
-func hint(stage string, errno syscall.Errno) string {
+// hint is the mend for what a stage is most likely refused for. byMount tells
+// that a mount call was refused; else it was a path.
+func hint(stage string, errno syscall.Errno, byMount bool) string {
 	switch {
+	case !byMount && errno == unix.EACCES && (stage == "back" || stage == "workdir"):
+		return "the user that the command runs as cannot enter it: give another --workdir or --bind, or change its mode"
+	case !byMount:
+		return ""
 	case stage == "proc" && errno == unix.EPERM:
 		return "an outer container masks /proc; start it with podman --security-opt unmask=ALL, docker --security-opt systempaths=unconfined, " +
 			"or Kubernetes procMount: Unmasked; or accept the outer /proc with --weak proc"
@@ -111,7 +117,7 @@ func hint(stage string, errno syscall.Errno) string {
 // private cuts the namespace off from the host's later mounts, in both
 // directions: what was looked at is what is there.
 func (a *applier) private() error {
-	return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	return mountCall("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 }
 
 // open takes hold of what lies in directories that are about to be replaced.

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ func (a *applier) dev() error {
 		return err
 	}
 	defer unix.Close(old)
-	if err := unix.Mount("tmpfs", "/dev", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
+	if err := mountCall("tmpfs", "/dev", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
 		return err
 	}
 	for _, n := range devNodes {
@@ -54,8 +55,8 @@ func (a *applier) dev() error {
 		if err := os.Mkdir(m.path, 0o755); err != nil {
 			return err
 		}
-		err := unix.Mount(m.fstype, m.path, m.fstype, m.flags, m.options)
-		if err == unix.ENODEV && m.fstype == "mqueue" {
+		err := mountCall(m.fstype, m.path, m.fstype, m.flags, m.options)
+		if errors.Is(err, unix.ENODEV) && m.fstype == "mqueue" {
 			continue // a kernel without POSIX message queues
 		}
 		if err != nil {

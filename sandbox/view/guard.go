@@ -54,7 +54,7 @@ func (a *applier) cover(paths []string, with string, typ uint32) error {
 		}
 		var st unix.Stat_t
 		if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == typ {
-			err = unix.Mount(with, fdPath(fd), "", unix.MS_BIND, "")
+			err = mountCall(with, fdPath(fd), "", unix.MS_BIND, "")
 		}
 		unix.Close(fd)
 		if err != nil {
@@ -120,7 +120,7 @@ func (a *applier) coverName(name, src string) (bool, error) {
 		case !fi.Mode().IsRegular():
 			return false, nil
 		}
-		return true, unix.Mount(src, name, "", unix.MS_BIND, "")
+		return true, mountCall(src, name, "", unix.MS_BIND, "")
 	}
 	return false, nil
 }
@@ -166,7 +166,7 @@ func rebuild(dir string, files map[string]string) error {
 		if err := mountPoint(to, false); err != nil {
 			return err
 		}
-		if err := unix.Mount(src, to, "", unix.MS_BIND, ""); err != nil {
+		if err := mountCall(src, to, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
 	}

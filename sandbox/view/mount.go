@@ -23,13 +23,32 @@ func openPath(path string) (int, error) {
 // exactly what was opened, whatever has happened to the path since.
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
+// A mountError is the kernel's answer to a mount call, which a security module
+// or an outer filter may have given; all other errors are about paths.
+type mountError struct{ errno error }
+
+func (e *mountError) Error() string { return e.errno.Error() }
+func (e *mountError) Unwrap() error { return e.errno }
+
+func refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &mountError{err}
+}
+
+// mountCall is the one place where this package calls mount(2).
+func mountCall(src, dst, fstype string, flags uintptr, options string) error {
+	return refused(unix.Mount(src, dst, fstype, flags, options))
+}
+
 // bind mounts src, with everything mounted below it, on dst.
 func bind(src, dst string) error {
-	return unix.Mount(src, dst, "", unix.MS_BIND|unix.MS_REC, "")
+	return mountCall(src, dst, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 func tmpfs(dst, options string) error {
-	return unix.Mount("tmpfs", dst, "tmpfs", own, options)
+	return mountCall("tmpfs", dst, "tmpfs", own, options)
 }
 
 // bindSelf makes a path a mount point of itself, so that it can be neither
@@ -50,7 +69,7 @@ func readOnly(path string, rec bool) error {
 	if rec {
 		flags |= unix.AT_RECURSIVE
 	}
-	err := unix.MountSetattr(unix.AT_FDCWD, path, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	err := refused(unix.MountSetattr(unix.AT_FDCWD, path, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}))
 	if err == nil || !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -87,7 +106,7 @@ func remountReadOnly(path string, rec bool) error {
 				flags |= f[1]
 			}
 		}
-		if err := unix.Mount("", p, "", flags, ""); err != nil {
+		if err := mountCall("", p, "", flags, ""); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,7 @@ func (a *applier) proc() error {
 		return nil
 	}
 	a.at = "/proc"
-	return unix.Mount("proc", "/proc", "proc", own|unix.MS_NOEXEC, "hidepid=2")
+	return mountCall("proc", "/proc", "proc", own|unix.MS_NOEXEC, "hidepid=2")
 }
 
 // sys makes /sys and every cgroup mount read-only: a write to cgroup.kill of a
