@@ -16,10 +16,10 @@ import (
 // (or, with a terminal, of its own process group), on the process's first
 // thread, and gives up step by step what the next step does not need:
 //
-//  1. the working directory, entered with the command's own rights
-//  2. a session keyring of its own
-//  3. the program, found in the command's PATH inside the view
-//  4. capabilities and their bounding set (with root inside: only the ambient set)
+//  1. a session keyring of its own
+//  2. capabilities and their bounding set (with root inside: only the ambient set)
+//  3. the working directory, entered with the command's own rights
+//  4. the program, found in the command's PATH inside the view, likewise
 //  5. no_new_privs and the seccomp filter, last
 //  6. execve
 //
@@ -51,15 +51,15 @@ func confine(doc commandDoc) (path string, err error) {
 		stage string
 		do    func() error
 	}{
+		{StageKeyring, joinKeyring},
+		{StageCaps, func() error { return shed(doc.Root) }},
 		{StageWorkdir, func() error {
 			if doc.Dir == "" {
 				return nil
 			}
 			return os.Chdir(doc.Dir)
 		}},
-		{StageKeyring, joinKeyring},
 		{StageExec, func() error { path, err = lookPath(doc.Argv[0], doc.Env); return err }},
-		{StageCaps, func() error { return shed(doc.Root) }},
 		{StageSeccomp, seccomp.Apply},
 	}
 	for _, s := range steps {
@@ -96,9 +96,10 @@ func shed(root bool) error {
 	return dropCaps()
 }
 
-// lookPath finds a program as execvp(3) would, by the PATH of env. A file
-// that is there and cannot be executed is EACCES, but only if no later
-// directory has one that can be.
+// lookPath finds a program as a shell does, by the PATH of env. A file that is
+// there and cannot be executed is EACCES, but only if no later directory has
+// one that can be; a directory of PATH that cannot be entered holds nothing
+// (execvp(3) would answer EACCES for every name that is misspelt).
 func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, executable(name)
@@ -116,7 +117,7 @@ func lookPath(name string, env []string) (string, error) {
 		if err == nil {
 			return p, nil
 		}
-		denied = denied || errors.Is(err, unix.EACCES)
+		denied = denied || errors.Is(err, unix.EACCES) && isFile(p)
 	}
 	if denied {
 		return "", &StageError{Stage: StageExec, Detail: name, Errno: unix.EACCES}
@@ -141,6 +142,12 @@ func executable(p string) error {
 		return &fs.PathError{Op: "find", Path: p, Err: err}
 	}
 	return nil
+}
+
+// isFile reports whether p can be seen and is no directory.
+func isFile(p string) bool {
+	var st unix.Stat_t
+	return unix.Stat(p, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR
 }
 
 func getenv(env []string, name, other string) string {

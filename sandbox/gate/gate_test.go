@@ -79,6 +79,10 @@ func TestExecErrors(t *testing.T) {
 	for _, d := range []string{dir, dir + "/.."} {
 		_ = os.Chmod(d, 0o755)
 	}
+	closed := dir + "/closed"
+	if err := os.Mkdir(closed, 0); err != nil {
+		t.Fatal(err)
+	}
 	o := options(t, func(_ *idmap.Request, v *view.Options) { v.Binds = []string{dir} })
 	c := session(t, o)
 	for _, x := range []struct {
@@ -90,6 +94,10 @@ func TestExecErrors(t *testing.T) {
 		{"not executable by path", dir + "/text", "", unix.EACCES},
 		{"not executable in PATH", "text", dir, unix.EACCES},
 		{"a directory", "/usr", "", unix.EACCES},
+		// As in shells: who cannot look does not know of a file.
+		{"a directory of PATH that cannot be entered", "no-such-program", closed + ":/usr/bin", unix.ENOENT},
+		{"only a directory of that name in PATH", "bin", "/usr", unix.ENOENT},
+		{"by a path that cannot be entered", closed + "/program", "", unix.EACCES},
 		{"empty", "", "/usr/bin", unix.ENOENT},
 	} {
 		t.Run(x.name, func(t *testing.T) {
