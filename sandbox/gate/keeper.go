@@ -26,7 +26,9 @@ type keeper struct {
 	agent *nsThread
 
 	init     *child
+	initNS   int // the namespaces that init was given, CLONE_NEW…
 	initConn *conn
+	tap      int // the tap device until it is sent, -1 without one
 	proc     int // the inner /proc, or the outer one with WeakProc
 	outer    int // the host's /proc
 	info     Info
@@ -58,7 +60,7 @@ func keeperMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
 	unix.CloseOnExec(stageExe)
 	endInOrder(c)
-	k := &keeper{c: c, exe: stageExe, inner: -1, procs: map[uint64]*child{}}
+	k := &keeper{c: c, exe: stageExe, inner: -1, tap: -1, procs: map[uint64]*child{}}
 	var cfg config
 	if err := c.recvDoc(opConfig, &cfg); err != nil {
 		return 1 // the supervisor is gone, or no supervisor
@@ -71,10 +73,14 @@ func keeperMain(c *conn) int {
 		return 1
 	}
 	defer k.stop()
-	if err := c.send(&message{Op: opStarted, Info: &k.info}, listener); err != nil {
+	made := []int{listener}
+	if k.info.Tap {
+		made = append(made, k.tap)
+	}
+	if err := c.send(&message{Op: opStarted, Info: &k.info}, made...); err != nil {
 		return 1
 	}
-	unix.Close(listener)
+	closeAll(made)
 	k.serve()
 	return 0
 }
@@ -118,6 +124,7 @@ func (k *keeper) setUp() (listener int, err error) {
 	if err := k.network(); err != nil {
 		return listener, err
 	}
+	k.noCgroupNamespaces()
 	k.info.KeeperPID = os.Getpid()
 	k.info.InitPID = k.init.pid
 	rs, err := ownMap("uid_map")
@@ -166,13 +173,23 @@ func (k *keeper) startInit() (listener int, err error) {
 	} else {
 		flags |= unix.CLONE_NEWPID
 	}
-	err = k.agent.do(func() error {
-		k.init, err = startStage(stageInit, k.exe, [3]int{-1, -1, -1}, &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true})
-		return err
-	})
+	start := func() error {
+		return k.agent.do(func() error {
+			k.init, err = startStage(stageInit, k.exe, [3]int{-1, -1, -1}, &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true})
+			return err
+		})
+	}
+	err = start()
+	if errors.Is(err, unix.ENOSPC) {
+		// Inside another session: it has a cgroup namespace already, and no
+		// other can be made below it (see noCgroupNamespaces).
+		flags &^= unix.CLONE_NEWCGROUP
+		err = start()
+	}
 	if err != nil {
 		return -1, stageErr(StageInit, "start", err)
 	}
+	k.initNS = flags
 	k.initConn = k.init.conn
 	if err := k.initConn.sendDoc(&message{Op: opConfig}, k.o.View); err != nil {
 		return -1, stageErr(StageInit, "", err)
@@ -199,7 +216,7 @@ func (k *keeper) startInit() (listener int, err error) {
 // enter brings the agent's thread into the finished view and opens there what
 // is needed later.
 func (k *keeper) enter() (err error) {
-	if err := k.agent.enter(k.init.pidfd, !k.o.View.WeakProc); err != nil {
+	if err := k.agent.enter(k.init.pidfd, k.initNS); err != nil {
 		return err
 	}
 	if k.proc, err = k.agent.open("/proc", unix.O_PATH|unix.O_DIRECTORY); err != nil {
@@ -330,6 +347,22 @@ func (k *keeper) stop() {
 		case <-late:
 			return
 		}
+	}
+	// Here and not only in the supervisor: it may be dead, and files of
+	// subordinate ids can be removed only from U1. What stays for want of a
+	// right is the supervisor's, or the next run's.
+	if k.o.View.Scratch != "" {
+		_ = view.RemoveScratch(k.o.View.Scratch)
+	}
+}
+
+// noCgroupNamespaces keeps the agent from mounting cgroups of its own. Who can
+// make a user and a cgroup namespace can mount a fresh, writable cgroup2, and
+// in a cgroup that is delegated to the user (cgroup.kill, cgroup.freeze) reach
+// the host's processes beside it. The limit is U1's, so it binds all below.
+func (k *keeper) noCgroupNamespaces() {
+	if err := k.write("sys/user/max_cgroup_namespaces", "0"); err != nil {
+		k.info.Notes = append(k.info.Notes, "cgroup namespaces can be made inside: "+err.Error())
 	}
 }
 

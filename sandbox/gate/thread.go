@@ -55,14 +55,10 @@ func (t *nsThread) unshare() error {
 	})
 }
 
-// enter joins init's namespaces by its pidfd; later children of the thread
-// are in init's pid namespace. CLONE_FS is given up first: root and working
-// directory change with the mount namespace.
-func (t *nsThread) enter(pidfd int, ownPIDs bool) error {
-	flags := unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
-	if ownPIDs {
-		flags |= unix.CLONE_NEWPID
-	}
+// enter joins the namespaces (CLONE_NEW…) that init was given, by its pidfd;
+// later children of the thread are in init's pid namespace. CLONE_FS is given
+// up first: root and working directory change with the mount namespace.
+func (t *nsThread) enter(pidfd, flags int) error {
 	return t.do(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
