@@ -264,9 +264,6 @@ func (d *duplex) serveTLS(first []byte) {
 	facts := d.s.facts(policy.LayerHello, d.proc, d.dst, policy.TCP)
 	facts.SetHello(policy.TLS{SNI: h.SNI, ALPN: h.ALPN, ECH: h.ECH, Version: h.Version})
 	r := d.judge(facts)
-	if r.pass && h.SNI == "" && d.name != "" && !r.would {
-		r = structural("a ClientHello without a name")
-	}
 	if !r.pass {
 		d.refuse(policy.LayerHello, r, policy.Event{SNI: h.SNI}, hello.Alert())
 		return

@@ -22,6 +22,9 @@ type ExplainQuery struct {
 	// what its resolver would answer. It is called only where the data path
 	// would ask under the rules as they are, and once. May be nil.
 	Resolve func(name string) ([]netip.Addr, error)
+	// Pinned returns the names that are live at an address in a session, the
+	// one resolved last first. May be nil: then the target's name is alone.
+	Pinned func(netip.Addr) []Candidate
 }
 
 // An Explanation is the answer: the verdict of each way to the target, and

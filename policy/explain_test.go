@@ -91,6 +91,28 @@ func TestExplainTargetErrors(t *testing.T) {
 	}
 }
 
+// TestExplainCountsLivePins: a flow to an address is judged for every name that
+// is pinned there, and so is what is said of it.
+func TestExplainCountsLivePins(t *testing.T) {
+	pins := map[string][]Candidate{pub: cand("b.test", "a.test")}
+	s := rules(t, `allow dns.query == "a.test" || tls.sni == "a.test"`, `allow dns.query == "b.test" || (network.hostname == "b.test" && network.port == 22)`,
+		`allow network.port == 8443`)
+	for target, want := range map[string]string{
+		"tcp://a.test:22":               VerdictDepends, // raw passes for b.test, TLS must name one of them
+		"tcp://93.184.216.34:22":        VerdictDepends,
+		"https://93.184.216.34:8443/":   VerdictDeny, // a ClientHello without a name
+		"https://93.184.216.35:8443/":   VerdictAllow,
+		"https://a.test/":               VerdictAllow,
+		"tcp://unpinned.allowed.test:9": VerdictDeny,
+	} {
+		x, err := s.Explain(ExplainQuery{Target: target, Who: who, IP: netip.MustParseAddr(pub),
+			Pinned: func(a netip.Addr) []Candidate { return pins[a.String()] }})
+		if err != nil || x.Verdict != want {
+			t.Errorf("%s: %v, want %s\n%s", target, err, want, x)
+		}
+	}
+}
+
 // TestExplainAsksOnlyWhereThePathWould: where no question would leave, none
 // does by asking for an explanation, nor for its proposals and trials.
 func TestExplainAsksOnlyWhereThePathWould(t *testing.T) {

@@ -75,7 +75,7 @@ func (w *way) direct() {
 		return
 	}
 	if w.t.addr.IsValid() {
-		w.connection(w.t.addr, nil)
+		w.connection(w.t.addr, w.pinned(w.t.addr, nil))
 		return
 	}
 	f, o := w.question("A")
@@ -132,7 +132,21 @@ func (w *way) pin(dns *Facts, a netip.Addr) ([]Candidate, bool) {
 			return nil, false
 		}
 	}
-	return []Candidate{{Name: w.t.name(), Grants: w.s.Grants(dns, a)}}, true
+	return w.pinned(a, []Candidate{{Name: w.t.name(), Grants: w.s.Grants(dns, a)}}), true
+}
+
+// pinned adds the names that other questions have pinned at the address: a
+// flow is judged for each of them.
+func (w *way) pinned(a netip.Addr, own []Candidate) []Candidate {
+	if w.q.Pinned == nil {
+		return own
+	}
+	for _, c := range w.q.Pinned(a) {
+		if c.Name != w.t.name() {
+			own = append(own, c)
+		}
+	}
+	return own
 }
 
 // connection judges the first packet, and then the bytes.
@@ -213,7 +227,7 @@ func (w *way) proxy() {
 		return f
 	}
 	if w.t.addr.IsValid() {
-		w.proxied(ask(), w.t.addr, nil, plain)
+		w.proxied(ask(), w.t.addr, w.pinned(w.t.addr, nil), plain)
 		return
 	}
 	f := ask()

@@ -18,14 +18,19 @@ func (s *Snapshot) Flow(f *Facts, addr netip.Addr, cands []Candidate, h *Host) F
 // Content judges what the bytes of a flow turned out to be (hello, request,
 // raw, connect). For hello, connect and request the name in f must be one of
 // cands' names, else the denial is structural; addr may be invalid where it
-// is not known yet. Bytes without a name (raw, a CONNECT to a literal
-// address) are judged as the flow was, for the best of the candidates.
+// is not known yet. A ClientHello without a name agrees with none, so that it
+// passes only where no name is pinned. Bytes without a name (raw, a CONNECT to
+// a literal address) are judged as the flow was, for the best of the
+// candidates.
 func (s *Snapshot) Content(f *Facts, addr netip.Addr, cands []Candidate, h *Host) Flow {
 	if !addr.IsValid() {
 		return s.judge(f, addr, h)
 	}
 	if reason := otherAddress(f, addr); reason != "" {
 		return structural(f.name, reason)
+	}
+	if f.name == "" && f.layer == LayerHello && len(cands) > 0 {
+		return structural("", "a ClientHello without a name, at an address that belongs to one")
 	}
 	if f.name == "" || f.layer == LayerRaw {
 		if f.layer == LayerRaw || f.layer == LayerConnect {

@@ -74,6 +74,7 @@ func TestStructural(t *testing.T) {
 		{"SNI not pinned", every.Content(helloFacts(pub, 443, "evil.test"), a, cand("a.test"), nil), true},
 		{"Host not pinned", every.Content(requestFacts(pub, 80, HTTP{Host: "evil.test"}), a, cand("a.test"), nil), true},
 		{"Host is another address", every.Content(requestFacts(pub, 80, HTTP{Host: "1.1.1.1"}), a, nil, nil), true},
+		{"no SNI at a pinned name", every.Content(helloFacts(pub, 443, ""), a, cand("a.test"), nil), true},
 		{"no policy", (*Snapshot)(nil).Flow(flowFacts(pub, 80, TCP), a, nil, nil), true},
 	} {
 		if c.fl.Word != Deny || c.fl.Structural != c.structural {
