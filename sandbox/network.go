@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -160,31 +159,32 @@ func (s *supervisor) cellsOf(snap *policy.Snapshot) func(string, netip.Addr, []p
 	}
 }
 
-// openLink attaches the netstack: a packet socket, or a tap device where that
-// was asked for or a packet socket is refused.
+// openLink attaches the netstack to what the gatekeeper made for it.
 func (s *supervisor) openLink(ctx context.Context) (link.Link, error) {
-	var first error
-	if s.cfg.Link != "tap" {
-		l, err := s.packetLink(ctx)
-		if err == nil {
-			s.linkName = "packet"
-			return l, nil
-		}
-		if s.cfg.Link == "packet" {
-			return nil, fmt.Errorf("packet socket: %w", err)
-		}
-		first = fmt.Errorf("packet socket: %w", err)
+	if s.info.Tap {
+		s.linkName = "tap"
+		return s.tapLink()
 	}
-	l, err := s.tapLink(ctx)
+	s.linkName = "packet"
+	l, err := s.packetLink(ctx)
 	if err != nil {
-		return nil, errors.Join(first, fmt.Errorf("tap: %w", err))
+		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	s.linkName = "tap"
 	return l, nil
 }
 
-func (s *supervisor) tapLink(context.Context) (link.Link, error) {
-	return nil, errors.New("no tap device")
+func (s *supervisor) tapLink() (link.Link, error) {
+	f := s.gate.Tap()
+	// The agent's own MTU: what is larger would be cut up behind the netstack.
+	l, err := link.Tap(f, link.Options{Peer: net.HardwareAddr(s.info.Uplink0MAC[:]), MTU: link.PacketMTU})
+	if err != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, fmt.Errorf("tap: %w", err)
+	}
+	s.closers = append(s.closers, f.Close)
+	return l, nil
 }
 
 func (s *supervisor) packetLink(ctx context.Context) (link.Link, error) {

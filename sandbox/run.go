@@ -284,7 +284,7 @@ func (s *supervisor) startSandbox(ctx context.Context) error {
 	}
 	g, err := gate.Start(ctx, gate.Options{
 		IDs: s.ids, View: spec,
-		Network: gate.Network{Bridge: s.cfg.Bridge, Subnet: s.cfg.Subnet, StackMAC: link.MAC, NoIPv6: !hasIPv6Route()},
+		Network: gate.Network{Bridge: s.cfg.Bridge, Subnet: s.cfg.Subnet, StackMAC: link.MAC, NoIPv6: !hasIPv6Route(), Link: s.cfg.Link},
 	})
 	if err != nil {
 		return err

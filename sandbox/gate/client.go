@@ -93,6 +93,7 @@ type Client struct {
 	c        *conn
 	route    *os.File // rtnetlink in the gateway netns, opened before the agent runs
 	listener *os.File
+	tap      *os.File // nil with a packet socket
 	info     Info
 	keeper   *keeperProcess
 	network  Network
@@ -130,6 +131,16 @@ func (c *Client) AgentListener() *os.File {
 	l := c.listener
 	c.listener = nil
 	return l
+}
+
+// Tap is the netstack's end of the tap device where Info.Tap says so: one frame
+// a read and a write, non-blocking. The first call owns it; later ones get nil.
+func (c *Client) Tap() *os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.tap
+	c.tap = nil
+	return f
 }
 
 // Socket opens a socket in a network namespace. It is close-on-exec and
@@ -212,12 +223,12 @@ func (c *Client) Close() error {
 	defer c.routeMu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range []*os.File{c.route, c.listener} {
+	for _, f := range []*os.File{c.route, c.listener, c.tap} {
 		if f != nil {
 			f.Close()
 		}
 	}
-	c.route, c.listener = nil, nil
+	c.route, c.listener, c.tap = nil, nil, nil
 	return err
 }
 

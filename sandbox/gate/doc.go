@@ -3,6 +3,9 @@
 // no table and no policy; what it can do is the whole of its protocol:
 //
 //	supervisor                                gatekeeper
+//	config                               -->
+//	                                     <--  started(info; agent.sock, and the tap device
+//	                                          with --link tap) | error of the stage that failed
 //	socket(netns, domain, type, proto)   -->
 //	                                     <--  descriptor | errno
 //	spawn(where, argv, env, cwd, stdio)  -->  (descriptors of stdio beside it)

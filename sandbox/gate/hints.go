@@ -17,7 +17,7 @@ func hint(e *StageError) string {
 		return "newuidmap and newgidmap (package uidmap) must be set-uid root, and /etc/subuid and /etc/subgid must hold a range for this user"
 	case StageNetNS:
 		if e.Errno == unix.ENOSPC {
-			return "raise user.max_net_namespaces"
+			return "network namespaces are switched off or used up: sudo sysctl -w user.max_net_namespaces=15000"
 		}
 		return noCapsHint()
 	case StageInit, StageCommand:
@@ -35,12 +35,28 @@ func hint(e *StageError) string {
 		if e.Errno == unix.EOPNOTSUPP || e.Errno == unix.ENODEV {
 			return "the kernel has no veth (CONFIG_VETH): sudo modprobe veth"
 		}
+	case StagePacket:
+		return packetHint + "; or use a tap device: --link tap"
+	case StageTap:
+		return tapHint(e)
 	case StageSysctl:
 		return "an outer container keeps /proc/sys read-only: " + unmask
 	case StageSeccomp:
 		return "the kernel needs CONFIG_SECCOMP_FILTER; in a container start it with --security-opt seccomp=unconfined"
 	}
 	return ""
+}
+
+const packetHint = "an outer filter forbids packet sockets (systemd: RestrictAddressFamilies= must name AF_PACKET; a container: --security-opt seccomp=unconfined)"
+
+func tapHint(e *StageError) string {
+	switch e.Errno {
+	case unix.EACCES, unix.EPERM:
+		return "let this user open the device: sudo chmod 0666 " + tunDevice + ", for good by a udev rule"
+	case unix.ENOENT, unix.ENXIO, unix.ENODEV:
+		return "the kernel's tun driver is not there: sudo modprobe tun; in a container: --device " + tunDevice
+	}
+	return "the kernel needs a tun driver (CONFIG_TUN)"
 }
 
 const unmask = "podman --security-opt unmask=ALL, docker --security-opt systempaths=unconfined, Kubernetes procMount: Unmasked"

@@ -39,9 +39,9 @@ func (k *keeper) network() error {
 	}{
 		{StageBridge, l.bridge},
 		{StageBridge, func() error { return l.port(int(k.agent.netNS.Fd())) }},
-		{StageUplink, l.uplink},
+		{StageUplink, func() error { return k.uplink(l) }},
 		{StageUplink, k.uplinkNoIPv6},
-		{StageUplink, l.uplinkUp},
+		{StageUplink, func() error { return k.uplinkUp(l) }},
 		{StageRoute, l.gatewayRoutes},
 		{StageRoute, k.agentSide},
 	} {
@@ -54,15 +54,18 @@ func (k *keeper) network() error {
 
 func (k *keeper) describe(l *linker) error {
 	n := k.o.Network
-	up, err := l.h.LinkByName(Uplink1)
-	if err != nil {
-		return stageErr(StageUplink, Uplink1, err)
-	}
 	br, err := l.h.LinkByName(n.Bridge)
 	if err != nil {
 		return stageErr(StageBridge, n.Bridge, err)
 	}
-	k.info.Uplink1Index, k.info.BridgeIndex = up.Attrs().Index, br.Attrs().Index
+	k.info.BridgeIndex = br.Attrs().Index
+	if !k.info.Tap {
+		up, err := l.h.LinkByName(Uplink1)
+		if err != nil {
+			return stageErr(StageUplink, Uplink1, err)
+		}
+		k.info.Uplink1Index = up.Attrs().Index
+	}
 	k.info.Uplink0MAC = uplink0MAC
 	k.info.Gateway4, k.info.Agent4 = n.gateway4(), n.agent4()
 	if k.info.IPv6 {
@@ -150,26 +153,6 @@ func (l *linker) attach() error {
 		return fmt.Errorf("forwarding entry of %s: %w", PortLink, err)
 	}
 	return l.up(PortLink)
-}
-
-func (l *linker) uplink() error {
-	v := &netlink.Veth{LinkAttrs: attrs(Uplink0, uplink0MAC), PeerName: Uplink1, PeerHardwareAddr: net.HardwareAddr(uplink1MAC[:]), PeerMTU: linkMTU}
-	if err := l.h.LinkAdd(v); err != nil {
-		return fmt.Errorf("add %s: %w", Uplink0, err)
-	}
-	if err := l.silent(Uplink0); err != nil {
-		return err
-	}
-	return l.silent(Uplink1)
-}
-
-func (l *linker) uplinkUp() error {
-	for _, name := range []string{Uplink0, Uplink1, "lo"} {
-		if err := l.up(name); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (l *linker) up(name string) error {

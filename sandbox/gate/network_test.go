@@ -66,6 +66,7 @@ func TestGatewayHasNoAddresses(t *testing.T) {
 type wire struct {
 	f    *os.File
 	info Info
+	hdr  int // what comes before each frame
 }
 
 func openWire(t *testing.T, c *Client) *wire {
@@ -75,7 +76,7 @@ func openWire(t *testing.T, c *Client) *wire {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	w := &wire{f: f, info: c.Info()}
+	w := &wire{f: f, info: c.Info(), hdr: vnetHdr}
 	raw, err := f.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +104,7 @@ func (w *wire) answer(t *testing.T, dst netip.AddrPort, stack [6]byte) {
 		if err != nil {
 			t.Fatalf("no datagram to %s: %v", dst, err)
 		}
-		frame := bytes.Clone(buf[vnetHdr:n])
+		frame := bytes.Clone(buf[w.hdr:n])
 		l3, udp := frame[14:], []byte(nil)
 		var to netip.Addr
 		if dst.Addr().Is4() && frame[12] == 0x08 && frame[13] == 0 && l3[9] == unix.IPPROTO_UDP {
@@ -143,7 +144,7 @@ func (w *wire) reply(t *testing.T, frame, l3, udp []byte) {
 		pseudo := append(append([]byte{}, l3[8:40]...), 0, 0, udp[4], udp[5], 0, 0, 0, unix.IPPROTO_UDP)
 		binary.BigEndian.PutUint16(udp[6:], ^sum(uint32(sum(0, pseudo)), udp))
 	}
-	if _, err := w.f.Write(append(make([]byte, vnetHdr), frame...)); err != nil {
+	if _, err := w.f.Write(append(make([]byte, w.hdr), frame...)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -166,7 +167,11 @@ func sum(s uint32, b []byte) uint16 {
 // own addresses, and answers come back.
 func TestEveryAddressIsRouted(t *testing.T) {
 	c := inside(t)
-	w := openWire(t, c)
+	checkRouted(t, c, openWire(t, c))
+}
+
+func checkRouted(t *testing.T, c *Client, w *wire) {
+	t.Helper()
 	targets := []string{"8.8.8.8:53", "10.200.0.1:53", "10.200.0.254:80", "10.200.0.77:9", "192.168.1.1:443"}
 	if c.Info().IPv6 {
 		targets = append(targets, "[2001:4860:4860::8888]:53", "[fd0c:a11::1]:53", "[fd0c:a11::fe]:80", "[fd0c:a11::77]:9")

@@ -31,6 +31,8 @@ const (
 	StageSysctl   = "sysctl"
 	StageBridge   = "bridge"
 	StageUplink   = "uplink"
+	StagePacket   = "packet socket" // its trial; with LinkAuto the tap is next
+	StageTap      = "tap"
 	StageRoute    = "route"
 	StageSocket   = "socket"
 	StageRlimit   = "rlimit"
@@ -52,7 +54,8 @@ type Network struct {
 	// StackMAC is the netstack's Ethernet address. It belongs to no interface,
 	// so that the kernel itself never accepts a frame for it.
 	StackMAC [6]byte
-	NoIPv6   bool // IPv4 only, also where the kernel has IPv6
+	NoIPv6   bool   // IPv4 only, also where the kernel has IPv6
+	Link     string // LinkAuto, LinkPacket or LinkTap: what the netstack hangs on
 }
 
 // Names of the other links. Only the bridge's can be chosen.
@@ -60,7 +63,7 @@ const (
 	AgentLink = "eth0"    // in the agent's netns
 	PortLink  = "port0"   // its other end, a port of the bridge
 	Uplink0   = "uplink0" // routed to, in the gateway netns
-	Uplink1   = "uplink1" // where the packet socket sits
+	Uplink1   = "uplink1" // where the packet socket sits; not with a tap
 	linkMTU   = 1500
 )
 
@@ -100,7 +103,12 @@ func (n Network) filled() (Network, error) {
 	if n.StackMAC == ([6]byte{}) {
 		n.StackMAC = mac("026f75746301")
 	}
+	if n.Link == "" {
+		n.Link = LinkAuto
+	}
 	switch {
+	case n.Link != LinkAuto && n.Link != LinkPacket && n.Link != LinkTap:
+		return n, fmt.Errorf("link %q: auto, packet or tap", n.Link)
 	case len(n.Bridge) > 15 || !plainName(n.Bridge):
 		return n, fmt.Errorf("bridge name %q: 1 to 15 of A-Z a-z 0-9 . _ -", n.Bridge)
 	case n.Bridge == PortLink || n.Bridge == Uplink0 || n.Bridge == Uplink1 || n.Bridge == "lo":
@@ -126,7 +134,8 @@ func (n Network) agent4() netip.Addr   { return n.gateway4().Next() }
 
 // Info is what the supervisor needs of the links and processes that were made.
 type Info struct {
-	Uplink1Index int     // where the packet socket is bound
+	Tap          bool    // the netstack's end is Client.Tap and no packet socket
+	Uplink1Index int     // where the packet socket is bound; 0 with Tap
 	Uplink0MAC   [6]byte // where the netstack sends its frames
 	BridgeIndex  int
 	IPv6         bool
@@ -138,6 +147,14 @@ type Info struct {
 	InitPID      int        // likewise
 	Subordinate  bool       // U1 maps more than one id
 	Notes        []string   // what could be had only in part; for the banner
+}
+
+// descriptors is how many come with it: agent.sock, and a tap if there is one.
+func (i *Info) descriptors() int {
+	if i.Tap {
+		return 2
+	}
+	return 1
 }
 
 // config is the document that the gatekeeper starts with.

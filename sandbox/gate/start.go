@@ -88,12 +88,15 @@ func (c *Client) begin(ctx context.Context, o Options) error {
 	case m.Err != nil:
 		closeAll(fds)
 		return blame(m.Err)
-	case m.Op != opStarted || m.Info == nil || len(fds) != 1:
+	case m.Op != opStarted || m.Info == nil || len(fds) != m.Info.descriptors():
 		closeAll(fds)
 		return &StageError{Stage: "protocol", Detail: "unexpected answer " + m.Op}
 	}
 	c.info = *m.Info
 	c.listener = os.NewFile(uintptr(fds[0]), "agent.sock")
+	if c.info.Tap {
+		c.tap = os.NewFile(uintptr(fds[1]), tunDevice)
+	}
 	return nil
 }
 
@@ -155,10 +158,28 @@ func startKeeper(ids idmap.Plan, theirs *conn) (*keeperProcess, error) {
 	}()
 	if err := <-started; err != nil {
 		words.Close()
-		return nil, stageErr(StageUserNS, "", err)
+		return nil, stageErr(refusedNamespace(), "", err)
 	}
 	go kp.listen(words)
 	return kp, nil
+}
+
+// refusedNamespace tells which of the two namespaces that one clone makes the
+// kernel did not give: the network's, if the other one can be had alone.
+func refusedNamespace() (stage string) {
+	if canClone(unix.CLONE_NEWUSER) && !canClone(unix.CLONE_NEWUSER|unix.CLONE_NEWNET) {
+		return StageNetNS
+	}
+	return StageUserNS
+}
+
+// canClone tries a clone. The child has no program to become: where there is
+// one, the answer is execve's.
+func canClone(flags uintptr) bool {
+	const nowhere = "/dev/null/outcall" // below a file
+	_, _, err := syscall.StartProcess(nowhere, stageArgs(stageKeeper), &syscall.ProcAttr{
+		Env: []string{}, Sys: &syscall.SysProcAttr{Cloneflags: flags}})
+	return err == unix.ENOTDIR
 }
 
 func keeperAttr(ids idmap.Plan) (stage string, attr *syscall.SysProcAttr) {

@@ -101,14 +101,6 @@ func (k *keeper) write(path, value string) error {
 	return err
 }
 
-// uplinkNoIPv6 keeps the kernel from reading what the netstack sends.
-func (k *keeper) uplinkNoIPv6() error {
-	if !k.info.IPv6 {
-		return nil
-	}
-	return k.writeSettings([]setting{{"ipv6/conf/" + Uplink1 + "/disable_ipv6", "1"}})
-}
-
 // silent keeps a link from making itself a link-local address, by rtnetlink
 // as well as by the default sysctl, which cannot always be written.
 func (l *linker) silent(name string) error {

@@ -155,6 +155,9 @@ func TestHints(t *testing.T) {
 		{StageUserNS, unix.EINVAL, "CONFIG_USER_NS"}, {StageNetNS, unix.EPERM, "apparmor"}, {StageSysctl, unix.EROFS, "systempaths=unconfined"},
 		{StageBridge, unix.EOPNOTSUPP, "modprobe bridge"}, {StageUplink, unix.EOPNOTSUPP, "modprobe veth"}, {StageSeccomp, unix.EINVAL, "CONFIG_SECCOMP_FILTER"},
 		{StageHelper, 0, "/etc/subuid"}, {StageCommand, unix.ENOSPC, "max_user_namespaces"}, {StageInit, unix.EAGAIN, "ulimit -u"},
+		{StageTap, unix.EACCES, "chmod 0666 /dev/net/tun"}, {StageTap, unix.ENOENT, "modprobe tun"}, {StageTap, unix.EINVAL, "CONFIG_TUN"},
+		{StagePacket, unix.EAFNOSUPPORT, "--link tap"},
+		{StageNetNS, unix.ENOSPC, "sysctl -w user.max_net_namespaces"},
 	} {
 		if got := hint(&StageError{Stage: x.stage, Errno: x.errno}); !strings.Contains(strings.ToLower(got), strings.ToLower(x.want)) {
 			t.Errorf("%s, %v: %q does not speak of %q", x.stage, x.errno, got, x.want)
