@@ -80,16 +80,3 @@ func TestC10SocketDirectory(t *testing.T) {
 	refusedStart(t, b.Sandbox(append(allowAPI, "--socket", b.Work+"/host.sock"), "echo", "ran"), "host.sock")
 	refusedStart(t, b.Sandbox(append(allowAPI, "--audit", "/proc/no/such/a.jsonl"), "echo", "ran"), "audit")
 }
-
-func TestC10LinkTap(t *testing.T) {
-	b := harness.New(t)
-	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err == nil {
-		f.Close()
-		r := b.Sandbox(append(harness.Allow("api.allowed.test"), "--link", "tap"), curl("https://api.allowed.test/")...).Must(t, 0)
-		if r.Stdout != apiBody {
-			t.Errorf("--link tap: %q", r.Stdout)
-		}
-		return
-	}
-	refusedStart(t, b.Sandbox(append(allowAPI, "--link", "tap"), "echo", "ran"), "/dev/net/tun")
-}
