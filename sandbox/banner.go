@@ -74,6 +74,7 @@ func (s *supervisor) summary() {
 		if d.Count > 1 {
 			line += fmt.Sprintf(" ×%d", d.Count)
 		}
+		line += " · " + policy.Remedy(d.Target, d.Rule, d.Structural)
 		if i == len(sum.Top)-1 && sum.Rest > 0 {
 			line += fmt.Sprintf(" · and %d more: outcall log %s --denied", sum.Rest, s.who.Session)
 		}

@@ -25,6 +25,8 @@ type Denial struct {
 	Reason  string
 	ID      string // of the first
 	Count   uint64
+
+	Structural bool // no rule opens it
 }
 
 // A Summary says what a session denied.
@@ -63,7 +65,7 @@ func (s *summary) add(e *policy.Event) {
 		if len(s.kinds) >= maxKinds {
 			s.shrink()
 		}
-		d = &Denial{Verdict: k.verdict, Layer: k.layer, Target: k.target, Rule: k.rule, Reason: e.Reason, ID: e.ID}
+		d = &Denial{Verdict: k.verdict, Layer: k.layer, Target: k.target, Rule: k.rule, Reason: e.Reason, ID: e.ID, Structural: e.Structural}
 		s.kinds[k] = d
 	}
 	d.Count += n
