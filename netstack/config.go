@@ -16,8 +16,9 @@ import (
 type Pins interface {
 	// Candidates returns the live names at an address, resolved last first.
 	Candidates(addr netip.Addr) []policy.Candidate
-	// Expired returns the name whose pin at addr has run out, if it is remembered.
-	Expired(addr netip.Addr) (name string, ok bool)
+	// ExpiredNames returns the remembered names whose pins at addr have run
+	// out, the latest first.
+	ExpiredNames(addr netip.Addr) []string
 	// Hold keeps a pin alive while a flow uses it, until release is called.
 	Hold(name string, addr netip.Addr) (release func())
 }
@@ -91,6 +92,9 @@ const (
 	// DNS datagrams. A packet beyond is lost, and costs a retransmission.
 	maxPackets   = 256
 	maxQuestions = 1024
+	// maxRenewed is the number of names of one address that one SYN resolves
+	// again: a shared address can have had more than anyone uses.
+	maxRenewed = 16
 )
 
 // timeouts are the waits of a flow. They are fields so that tests need not

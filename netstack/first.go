@@ -177,13 +177,14 @@ func (d *duplex) judge(facts *policy.Facts) ruling {
 	if snap == nil {
 		return structural("no rules are loaded")
 	}
-	cands := d.s.cfg.Pins.Candidates(d.dst.Addr())
+	cands := d.s.candidates(d.f, facts.Name(), d.dst.Addr())
 	r := d.s.rule(facts.Layer(), snap.Content(facts, d.dst.Addr(), cands, d.s.cfg.Host()), len(cands) > 0)
 	if r.pass {
 		name := d.name
 		if r.Name != "" {
 			name = r.Name
 		}
+		d.f.hold(d.s.cfg.Pins, name, d.dst.Addr())
 		d.f.bind(name, d.dst, step{facts.Layer(), facts, d.dst.Addr(), r.allowedBy()})
 		if !d.s.current(d.f, snap) {
 			return structural(errRevoked.Error())

@@ -31,14 +31,19 @@ type flow struct {
 	in, out atomic.Int64 // octets to and from the agent
 	last    atomic.Int64 // unix nanoseconds of the last octet
 
-	mu      sync.Mutex
-	name    string
-	rule    string
-	dst     netip.AddrPort // dialled, or asked for
-	via     string
-	opened  bool   // a connection outside exists: the end is audited
-	steps   []step // what was judged, for a reload
-	release []func()
+	mu     sync.Mutex
+	name   string
+	rule   string
+	dst    netip.AddrPort // dialled, or asked for
+	via    string
+	opened bool               // a connection outside exists: the end is audited
+	steps  []step             // what was judged, for a reload
+	held   map[heldPin]func() // the pins that it keeps alive, with their release
+}
+
+type heldPin struct {
+	name string
+	addr netip.Addr
 }
 
 // A step is one verdict that a live flow stands on.
@@ -81,15 +86,22 @@ func (f *flow) bind(name string, dst netip.AddrPort, st step) {
 	f.steps = append(f.steps, st)
 }
 
-// hold keeps a pin alive until the flow ends.
+// hold keeps a pin alive until the flow ends. A flow that said several names
+// of its address stands on each of them.
 func (f *flow) hold(p Pins, name string, addr netip.Addr) {
 	if name == "" {
 		return
 	}
-	rel := p.Hold(name, addr)
 	f.mu.Lock()
-	f.release = append(f.release, rel)
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	k := heldPin{name, addr}
+	if f.held[k] != nil {
+		return
+	}
+	if f.held == nil {
+		f.held = map[heldPin]func(){}
+	}
+	f.held[k] = p.Hold(name, addr)
 }
 
 func (f *flow) judged() []step {
@@ -186,10 +198,10 @@ func (s *Stack) finish(f *flow) {
 	s.flows.remove(f)
 	f.end(context.Canceled)
 	f.mu.Lock()
-	opened, release := f.opened, f.release
-	f.release = nil
+	opened, held := f.opened, f.held
+	f.held = nil
 	f.mu.Unlock()
-	for _, rel := range release {
+	for _, rel := range held {
 		rel()
 	}
 	if !opened {

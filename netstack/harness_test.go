@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/nested"
 	"gvisor.dev/gvisor/pkg/tcpip/link/pipe"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
@@ -28,6 +30,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"outcall/netstack/egress"
+	"outcall/netstack/link"
 	"outcall/policy"
 )
 
@@ -44,15 +47,22 @@ var (
 const patience = 5 * time.Second
 
 // fakeLink joins two stacks in this process.
-type fakeLink struct{ ep stack.LinkEndpoint }
+type fakeLink struct{ ep link.Endpoint }
 
-func (l fakeLink) Endpoint() stack.LinkEndpoint  { return l.ep }
+func (l fakeLink) Endpoint() link.Endpoint       { return l.ep }
 func (l fakeLink) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+// newFakeLink makes an endpoint one that packets can be handed to.
+func newFakeLink(child stack.LinkEndpoint) fakeLink {
+	ep := &nested.Endpoint{}
+	ep.Init(child, ep)
+	return fakeLink{ep}
+}
 
 type fakePins struct {
 	mu      sync.Mutex
 	m       map[netip.Addr][]policy.Candidate
-	expired map[netip.Addr]string
+	expired map[netip.Addr][]string
 	held    int
 	panics  bool
 }
@@ -66,11 +76,15 @@ func (p *fakePins) Candidates(a netip.Addr) []policy.Candidate {
 	return append([]policy.Candidate(nil), p.m[a]...)
 }
 
-func (p *fakePins) Expired(a netip.Addr) (string, bool) {
+func (p *fakePins) ExpiredNames(a netip.Addr) (out []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, ok := p.expired[a]
-	return n, ok
+	for _, n := range p.expired[a] {
+		if !slices.ContainsFunc(p.m[a], func(c policy.Candidate) bool { return c.Name == n }) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func (p *fakePins) Hold(string, netip.Addr) func() {
@@ -289,11 +303,11 @@ func newBed(t testing.TB, rules string, opts ...func(*Config, *timeouts)) *bed {
 	t.Helper()
 	e1, e2 := pipe.New("\x02\x00\x00\x00\x00\x01", "\x02\x00\x00\x00\x00\x02", 65520)
 	b := &bed{t: t, log: &recorder{more: make(chan struct{})},
-		pins: &fakePins{m: map[netip.Addr][]policy.Candidate{}, expired: map[netip.Addr]string{}},
+		pins: &fakePins{m: map[netip.Addr][]policy.Candidate{}, expired: map[netip.Addr][]string{}},
 		dial: &fakeDialer{to: map[netip.AddrPort]string{}, fail: map[netip.AddrPort]egress.Kind{}}}
 	b.snap = load(t, rules)
 	b.names = &fakeNames{pins: b.pins, snap: b.current, addrs: map[string][]netip.Addr{"a.test": {shared}}}
-	cfg := Config{Link: fakeLink{e1}, Snapshot: b.current, Who: policy.Who{Agent: "x", Session: "x-1"}, Pins: b.pins,
+	cfg := Config{Link: newFakeLink(e1), Snapshot: b.current, Who: policy.Who{Agent: "x", Session: "x-1"}, Pins: b.pins,
 		DNS: b.names, Egress: b.dial, Auditor: b.log, Gateway4: gw4, Gateway6: gw6, ProxyPort: 8080,
 		Host: func() *policy.Host {
 			return &policy.Host{Session: []netip.Prefix{netip.MustParsePrefix("10.200.0.0/24"), netip.MustParsePrefix("fd0c:a11::/64")}}

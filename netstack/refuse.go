@@ -18,9 +18,9 @@ import (
 // least the first 128 octets of it, from the IP header on, and is copied. The
 // process behind it is found, the verdict written, and the client sees a
 // reset or ICMP admin-prohibited. Where the rules would let the packet pass
-// after all (its pin was renewed just now) nothing is answered: the client's
-// retransmission passes. It never blocks; a packet that finds no free slot is
-// lost.
+// after all (its pin was renewed just now) a SYN goes on as if it had come over
+// the link, since the client's retransmission takes a second. It never blocks;
+// a packet that finds no free slot is lost.
 func (s *Stack) Refuse(b []byte) {
 	p, err := parsePacket(append([]byte(nil), b...))
 	if err != nil {
@@ -46,6 +46,7 @@ func (s *Stack) refuse(ctx context.Context, p packet) {
 	defer s.asked.done(k)
 	t, r := s.judgePacket(ctx, p)
 	if r.pass {
+		s.readmit(p)
 		return
 	}
 	var name string
@@ -59,6 +60,25 @@ func (s *Stack) refuse(ctx context.Context, p packet) {
 		return
 	}
 	s.inject(icmpError(p.raw, s.cfg.Gateway4, s.cfg.Gateway6, adminProhibited))
+}
+
+// readmit hands a logged SYN to the stack, where it is judged as any other. One
+// of which the log has cut off the end waits for its retransmission.
+func (s *Stack) readmit(p packet) {
+	t := p.tcp()
+	if t == nil || len(p.l4) != p.payload {
+		return
+	}
+	// The table logs a packet before its checksum is made.
+	t.SetChecksum(0)
+	t.SetChecksum(seal(p.src.Addr(), p.dst.Addr(), protoTCP, p.l4))
+	proto := header.IPv4ProtocolNumber
+	if p.src.Addr().Is6() {
+		proto = header.IPv6ProtocolNumber
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(p.raw)})
+	defer pkt.DecRef()
+	s.cfg.Link.Endpoint().DeliverNetworkPacket(proto, pkt)
 }
 
 // judgePacket asks for the verdict. Only a SYN can pass in the end.

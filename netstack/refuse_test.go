@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"outcall/netstack/egress"
+	"outcall/netstack/link"
 	"outcall/policy"
 )
 
@@ -32,7 +34,7 @@ func segment(src, dst netip.AddrPort, flags header.TCPFlags, seq, ack uint32, pa
 // we inject ends the agent's connect at once.
 func TestRefuseLoggedSYN(t *testing.T) {
 	for _, addr := range []netip.Addr{shared, shared6} {
-		b := newBed(t, rule("a", "allow", allowA), func(c *Config, _ *timeouts) { c.Link = droppingLink{c.Link.(fakeLink)} })
+		b := newBed(t, rule("a", "allow", allowA), func(c *Config, _ *timeouts) { c.Link = droppingLink{c.Link.(fakeLink), always()} })
 		dst := ap(addr, 444)
 		a, p := full(dst)
 		errs := make(chan error, 1)
@@ -52,26 +54,70 @@ func TestRefuseLoggedSYN(t *testing.T) {
 	}
 }
 
+// TestLoggedSYNOfExpiredPinPasses: the table drops the SYN, since the pin has
+// run out; once it is renewed that very SYN goes on.
+func TestLoggedSYNOfExpiredPinPasses(t *testing.T) {
+	for _, addr := range []netip.Addr{shared, shared6} {
+		drop := always()
+		b := newBed(t, rule("a", "allow", allowA), func(c *Config, _ *timeouts) {
+			c.Link = droppingLink{c.Link.(fakeLink), drop}
+		})
+		b.pins.expired[addr] = []string{"a.test"}
+		dst := ap(addr, 22)
+		b.serve(echo, dst)
+		start := time.Now()
+		go func() {
+			syn := <-dropped
+			drop.Store(false)
+			b.Refuse(syn)
+		}()
+		roundTrip(t, b.connect(dst), "at once\n")
+		if took := time.Since(start); took > 800*time.Millisecond {
+			t.Errorf("%s: %v, which is the client's retransmission", addr, took)
+		}
+	}
+}
+
 // dropped are the SYNs that a droppingLink did not let through.
 var dropped = make(chan []byte, 16)
 
-// droppingLink logs and drops every packet of the agent, as the table does.
-type droppingLink struct{ fakeLink }
+func always() *atomic.Bool {
+	b := &atomic.Bool{}
+	b.Store(true)
+	return b
+}
 
-func (l droppingLink) Endpoint() stack.LinkEndpoint { return dropEndpoint{l.ep} }
+// droppingLink logs and drops the packets of the agent while drop is set, as
+// the table does. What is handed to it, passes.
+type droppingLink struct {
+	fakeLink
+	drop *atomic.Bool
+}
 
-type dropEndpoint struct{ stack.LinkEndpoint }
+func (l droppingLink) Endpoint() link.Endpoint { return dropEndpoint{l.ep, l.drop} }
+
+type dropEndpoint struct {
+	link.Endpoint
+	drop *atomic.Bool
+}
 
 func (e dropEndpoint) Attach(d stack.NetworkDispatcher) {
 	if d != nil {
-		d = dropDispatcher{d}
+		d = dropDispatcher{d, e.drop}
 	}
-	e.LinkEndpoint.Attach(d)
+	e.Endpoint.Attach(d)
 }
 
-type dropDispatcher struct{ stack.NetworkDispatcher }
+type dropDispatcher struct {
+	stack.NetworkDispatcher
+	drop *atomic.Bool
+}
 
-func (dropDispatcher) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+func (d dropDispatcher) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+	if !d.drop.Load() {
+		d.NetworkDispatcher.DeliverNetworkPacket(proto, pkt)
+		return
+	}
 	b := pkt.Data().AsRange().ToSlice()
 	select {
 	case dropped <- b[:min(len(b), 128)]:

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
@@ -123,19 +125,44 @@ func (s *Stack) judgeFlow(ctx context.Context, t Tuple, proc *policy.Process) (r
 	return s.rule(policy.LayerFlow, snap.Flow(facts, t.Dst.Addr(), cands, s.cfg.Host()), len(cands) > 0), snap, facts
 }
 
-// renew resolves the name of an expired pin again, so that the address is the
-// name's once more if the rules still allow it. Its failure leaves the address
-// without a name.
+// renew resolves the names of expired pins again, so that the address is
+// theirs once more if the rules still allow it. Which of them the client means
+// its bytes will tell. A failure leaves the address without that name.
 func (s *Stack) renew(ctx context.Context, t Tuple, proc *policy.Process) {
-	name, ok := s.cfg.Pins.Expired(t.Dst.Addr())
-	if !ok {
-		return
+	names := s.cfg.Pins.ExpiredNames(t.Dst.Addr())
+	if len(names) > maxRenewed {
+		s.limited("more than %d names of %s have run out", maxRenewed, t.Dst.Addr())
+		names = names[:maxRenewed]
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.times.resolve)
 	defer cancel()
-	// The error, like a denial, shows in the candidates; the filter has
-	// written its own line.
+	var all sync.WaitGroup
+	for _, name := range names {
+		all.Go(func() {
+			s.guard("renewal", func() { s.resolveAgain(ctx, name, t, proc) })
+		})
+	}
+	all.Wait()
+}
+
+// resolveAgain asks for one name of an expired pin. An error, like a denial,
+// shows in the candidates, by which the flow is judged.
+func (s *Stack) resolveAgain(ctx context.Context, name string, t Tuple, proc *policy.Process) {
 	_, _ = s.cfg.DNS.Resolve(ctx, Question{Name: name, Src: t.Src, Process: proc, NeedAllow: true, Keep: t.Dst.Addr()})
+}
+
+// candidates returns the names at an address for bytes that say name. Where
+// that name's own pin has run out while another's lives, it is asked for again.
+func (s *Stack) candidates(f *flow, name string, addr netip.Addr) []policy.Candidate {
+	cands := s.cfg.Pins.Candidates(addr)
+	if name == "" || slices.ContainsFunc(cands, func(c policy.Candidate) bool { return c.Name == name }) ||
+		!slices.Contains(s.cfg.Pins.ExpiredNames(addr), name) {
+		return cands
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.times.resolve)
+	defer cancel()
+	s.resolveAgain(ctx, name, Tuple{Proto: policy.TCP, Src: f.tuple.Src, Dst: netip.AddrPortFrom(addr, f.tuple.Dst.Port())}, f.proc)
+	return s.cfg.Pins.Candidates(addr)
 }
 
 // dial opens the outward side to one judged address, in its turn.

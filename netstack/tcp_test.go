@@ -308,12 +308,43 @@ func TestUnreadByAddress(t *testing.T) {
 func TestExpiredPinIsRenewed(t *testing.T) {
 	b := newBed(t, rule("a", "allow", allowA))
 	old := netip.MustParseAddr("93.184.216.99")
-	b.pins.expired[old] = "a.test"
+	b.pins.expired[old] = []string{"a.test"}
 	dst := ap(old, 22)
 	b.serve(echo, dst)
 	roundTrip(t, b.connect(dst), "java\n")
 	if q := b.names.asked; len(q) != 1 || q[0].Keep != old || !q[0].NeedAllow {
 		t.Errorf("asked %+v", q)
+	}
+}
+
+// A shared address had several names; which of them is meant the bytes tell.
+func TestEveryExpiredNameIsRenewed(t *testing.T) {
+	const both = `network.hostname in ["a.test", "e.test"] || dns.query in ["a.test", "e.test"]`
+	b := newBed(t, rule("a", "allow", both))
+	b.names.addrs["e.test"] = []netip.Addr{shared}
+	dst := ap(shared, 443)
+	b.serve(tlsEcho(&tls.Config{}), dst)
+	b.pins.expired[shared] = []string{"e.test", "a.test"}
+	roundTrip(t, tls.Client(b.connect(dst), tlsClient("a.test")), "x\n")
+
+	// One of the names has run out while the other lives.
+	b.pins.mu.Lock()
+	b.pins.m[shared] = []policy.Candidate{{Name: "e.test"}}
+	b.pins.mu.Unlock()
+	roundTrip(t, tls.Client(b.connect(dst), tlsClient("a.test")), "x\n")
+	b.pins.mu.Lock()
+	held := b.pins.held
+	b.pins.mu.Unlock()
+	if held < 3 { // the second flow stands on e.test by its address and on a.test by its bytes
+		t.Errorf("%d pins are held", held)
+	}
+
+	b.swap(load(t, rule("e", "allow", `network.hostname == "e.test" || dns.query == "e.test"`)))
+	b.pins.mu.Lock()
+	b.pins.m[shared] = []policy.Candidate{{Name: "e.test"}}
+	b.pins.mu.Unlock()
+	if tls.Client(b.connect(dst), tlsClient("a.test")).Handshake() == nil {
+		t.Error("a name that the rules deny now came back to life")
 	}
 }
 

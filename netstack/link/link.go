@@ -30,9 +30,16 @@ var MAC = [6]byte{0x02, 0x6f, 0x75, 0x74, 0x63, 0x01}
 // A Link is one attachment of the netstack to the gateway network namespace.
 type Link interface {
 	// Endpoint returns the link endpoint for stack.CreateNIC.
-	Endpoint() stack.LinkEndpoint
+	Endpoint() Endpoint
 	// Run serves the link until ctx ends or the link fails.
 	Run(ctx context.Context) error
+}
+
+// An Endpoint is a link endpoint that a packet can also be handed to: it goes
+// on as if it had come over the link.
+type Endpoint interface {
+	stack.LinkEndpoint
+	stack.NetworkDispatcher
 }
 
 // MTUs that the two links are made for. The packet link's is the interface's;

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 const (
@@ -23,7 +22,7 @@ const (
 )
 
 type packetLink struct {
-	ep     stack.LinkEndpoint
+	ep     Endpoint
 	file   *os.File
 	failed chan error
 	once   sync.Once
@@ -97,7 +96,7 @@ func preparePacket(fd, ifindex int) error {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-func (l *packetLink) Endpoint() stack.LinkEndpoint { return l.ep }
+func (l *packetLink) Endpoint() Endpoint { return l.ep }
 
 // fail is called by gVisor's reader when the socket ends, at most once a reader.
 func (l *packetLink) fail(e tcpip.Error) {

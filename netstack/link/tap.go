@@ -13,11 +13,10 @@ import (
 	"github.com/containers/gvisor-tap-vsock/pkg/tap"
 	"github.com/containers/gvisor-tap-vsock/pkg/types"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 type tapLink struct {
-	ep   stack.LinkEndpoint
+	ep   Endpoint
 	sw   *tap.Switch
 	file *os.File
 	peer net.HardwareAddr
@@ -50,7 +49,7 @@ func Tap(f *os.File, o Options) (Link, error) {
 	return l, nil
 }
 
-func (l *tapLink) Endpoint() stack.LinkEndpoint { return l.ep }
+func (l *tapLink) Endpoint() Endpoint { return l.ep }
 
 // Run moves frames until ctx ends or the device fails.
 func (l *tapLink) Run(ctx context.Context) error {

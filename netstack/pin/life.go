@@ -49,18 +49,9 @@ func (t *Table) Live(name string, addr netip.Addr) bool {
 	return e != nil && e.live(t.clock())
 }
 
-// Expired returns the name whose pin at addr expired last. A flow to it is
-// held while the name is judged and resolved again.
-func (t *Table) Expired(addr netip.Addr) (name string, ok bool) {
-	names := t.ExpiredNames(addr)
-	if len(names) == 0 {
-		return "", false
-	}
-	return names[0], true
-}
-
 // ExpiredNames returns every remembered name of addr that has no live pin
-// there, the one that expired last first.
+// there, the one that expired last first. A flow to addr is held while they
+// are judged and resolved again.
 func (t *Table) ExpiredNames(addr netip.Addr) []string {
 	addr = addr.Unmap().WithZone("")
 	t.mu.RLock()

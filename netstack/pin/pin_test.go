@@ -206,8 +206,8 @@ func TestExpiry(t *testing.T) {
 		f.wantNames(t, a1, "a.test")
 		f.advance(1)
 		f.wantNames(t, a1)
-		if n, ok := f.Expired(a1); !ok || n != "a.test" {
-			t.Fatalf("Expired = %q %v", n, ok)
+		if n := f.ExpiredNames(a1); !slices.Equal(n, []string{"a.test"}) {
+			t.Fatalf("expired %q", n)
 		}
 		f.wantPorts(t, a1, "tcp/443-443>r-a.test") // lingers for flows just judged
 		f.advance(Linger)
@@ -215,11 +215,11 @@ func TestExpiry(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.wantPorts(t, a1)
-		if n, ok := f.Expired(a1); !ok || n != "a.test" || f.Len() != 0 {
-			t.Fatalf("after the sweep Expired = %q %v, %d pins", n, ok, f.Len())
+		if n := f.ExpiredNames(a1); !slices.Equal(n, []string{"a.test"}) || f.Len() != 0 {
+			t.Fatalf("expired after the sweep: %q, %d pins", n, f.Len())
 		}
 		f.add(t, bind(1, "a.test", 0, a1))
-		if _, ok := f.Expired(a1); ok {
+		if n := f.ExpiredNames(a1); len(n) != 0 {
 			t.Fatal("a live pin is still remembered as expired")
 		}
 	}
@@ -289,11 +289,11 @@ func TestFullRefusesAndEvictsNothing(t *testing.T) {
 	}
 	f.advance(MinLife + Grace + Linger)
 	_ = f.Sweep(context.Background())
-	if _, ok := f.Expired(netip.MustParseAddr("1.0.0.0")); ok {
+	if n := f.ExpiredNames(netip.MustParseAddr("1.0.0.0")); len(n) != 0 {
 		t.Fatal("the oldest expired pin is still remembered beyond the limit")
 	}
-	if n, ok := f.Expired(a1); !ok || n != "b.test" || len(f.gone) != Remembered || f.order.Len() != Remembered {
-		t.Fatalf("Expired %q %v, %d remembered", n, ok, len(f.gone))
+	if n := f.ExpiredNames(a1); len(n) == 0 || n[0] != "b.test" || len(f.gone) != Remembered || f.order.Len() != Remembered {
+		t.Fatalf("expired %q, %d remembered", n, len(f.gone))
 	}
 }
 
