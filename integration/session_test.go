@@ -232,11 +232,8 @@ func TestKillSupervisor(t *testing.T) {
 		}
 		cmd.Process.Kill()
 		p.Wait()
-		if left := b.LeftAfter(before, time.Second); len(left) > 0 {
-			left = withoutStale(left, name)
-			if len(left) > 0 {
-				t.Fatalf("point %d, %v after the start: left after a second: %v", i, delay, left)
-			}
+		if left := b.LeftAfter(before, time.Second, staleFileOf(name)); len(left) > 0 {
+			t.Fatalf("point %d, %v after the start: left after a second: %v", i, delay, left)
 		}
 		before = b.Snapshot()
 	}
@@ -250,14 +247,10 @@ func TestKillSupervisor(t *testing.T) {
 	}
 }
 
-// withoutStale leaves out the files of the session that was just killed: the
-// next run or ps removes them.
-func withoutStale(left []string, name string) []string {
-	var out []string
-	for _, l := range left {
-		if !strings.HasPrefix(l, "file ") || !strings.Contains(l, "/outcall/"+name) {
-			out = append(out, l)
-		}
+// staleFileOf accepts the files of the session that was just killed: the next
+// run or ps removes them.
+func staleFileOf(name string) func(string) bool {
+	return func(left string) bool {
+		return strings.HasPrefix(left, "file ") && strings.Contains(left, "/outcall/"+name)
 	}
-	return out
 }

@@ -96,14 +96,16 @@ func (b *Bed) nothingLeft(before map[string]bool) {
 // Snapshot tells what there is now, for LeftAfter.
 func (b *Bed) Snapshot() map[string]bool { return snapshot(b.t) }
 
-// LeftAfter waits at most d until nothing is there but what was there before,
-// and returns what still is.
-func (b *Bed) LeftAfter(before map[string]bool, d time.Duration) []string {
+// LeftAfter waits at most d until nothing is there but what was there before
+// and what may stay, and returns what still is.
+func (b *Bed) LeftAfter(before map[string]bool, d time.Duration, mayStay ...func(string) bool) []string {
 	b.t.Helper()
 	var left []string
 	Eventually(d, func() bool {
 		now := snapshot(b.t)
-		maps.DeleteFunc(now, func(k string, _ bool) bool { return before[k] })
+		maps.DeleteFunc(now, func(k string, _ bool) bool {
+			return before[k] || slices.ContainsFunc(mayStay, func(f func(string) bool) bool { return f(k) })
+		})
 		left = slices.Sorted(maps.Keys(now))
 		return len(left) == 0
 	})
