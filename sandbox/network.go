@@ -69,7 +69,7 @@ func (g gateSockets) Socket() (*os.File, error) {
 func (s *supervisor) startTable(ctx context.Context) error {
 	t, err := nft.Open(gateSockets{ctx, s.gate})
 	if err != nil {
-		return err
+		return nftRefused(err)
 	}
 	s.table = t
 	o := nft.Options{
@@ -84,7 +84,7 @@ func (s *supervisor) startTable(ctx context.Context) error {
 		o.ProxyPort = s.cfg.ProxyPort
 	}
 	if err := t.Base(ctx, o); err != nil {
-		return fmt.Errorf("table inet outcall: %w", err)
+		return nftRefused(err)
 	}
 	return t.SetNets(ctx, s.snap.Load().NetCells(s.who, s.host.Host()))
 }
