@@ -42,6 +42,8 @@ func Plan(o Options) (Spec, error) {
 			return Spec{}, stageError(st.name, p.at, err)
 		}
 	}
+	// Outermost first: a mount made later would cover those below it.
+	slices.SortFunc(p.s.Pinned, func(a, b string) int { return len(a) - len(b) })
 	return p.s, nil
 }
 

@@ -49,7 +49,6 @@ func (p *planner) guards() error {
 		}
 		p.s.Hidden = append(p.s.Hidden, p.aliases(real)...)
 	}
-	slices.SortFunc(p.s.Pinned, func(a, b string) int { return len(a) - len(b) })
 	return nil
 }
 

@@ -236,10 +236,16 @@ func (f *finder) foreign(m *mntns, path string) {
 	}
 }
 
+// cover notes a socket, and the names on the way to it: the kernel goes on
+// listing it under the name that it was bound by, so once its directory is
+// renamed inside, no later session would find it.
 func (f *finder) cover(path string) {
-	if f.p.seen(path) && !slices.Contains(f.p.s.Sockets, path) && !slices.Contains(f.p.o.Binds, path) {
-		f.p.s.Sockets = append(f.p.s.Sockets, path)
+	if !f.p.seen(path) || slices.Contains(f.p.s.Sockets, path) || slices.Contains(f.p.o.Binds, path) {
+		return
 	}
+	f.p.s.Sockets = append(f.p.s.Sockets, path)
+	// A socket that went away in between needs nothing any more.
+	_, _ = f.p.pin(path)
 }
 
 func isSocket(path string) bool {
