@@ -41,9 +41,7 @@ func (s *supervisor) banner() {
 	if s.linkName != "packet" {
 		parts = append(parts, "link "+s.linkName)
 	}
-	for _, note := range s.notes {
-		parts = append(parts, note)
-	}
+	parts = append(parts, s.notes...)
 	s.say(strings.Join(parts, " · "))
 	if s.cfg.Verbose {
 		for _, w := range snap.Warnings() {

@@ -14,6 +14,8 @@ type counts struct {
 	mu   sync.Mutex
 	rule map[string]uint64 // bounded by the rules that ever were loaded
 	nx   atomic.Uint64
+
+	captures atomic.Int32 // that run now
 }
 
 func (c *counts) add(e policy.Event) {

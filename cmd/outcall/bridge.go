@@ -35,7 +35,7 @@ func (a *app) bridgeCommand() *cobra.Command {
 	down := a.ask("down", "remove the bridge, and with it all egress", none,
 		func(ctx context.Context, c *hostapi.Client, _ []string) error { return c.BridgeDown(ctx) })
 	return a.group("bridge", "the session's bridge and table in the gateway network namespace",
-		status, nft, a.bridgeExecCommand(), up, down)
+		status, nft, a.captureCommand(), a.bridgeExecCommand(), up, down)
 }
 
 func bridgeText(w io.Writer, b hostapi.Bridge) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"outcall/sandbox/pcap"
 )
 
 // A Backend is the session that the API speaks for. Its methods are called
@@ -18,6 +20,11 @@ type Backend interface {
 	BridgeUp(ctx context.Context) error
 	BridgeDown(ctx context.Context) error
 	NFT(ctx context.Context) (string, error)
+	// Capture calls begun when it stands, then emit with each frame on the
+	// bridge, valid until emit returns, until ctx ends (no error), one of both
+	// fails or the bridge goes. It tells how many frames the kernel had no room
+	// for.
+	Capture(ctx context.Context, begun func() error, emit func(pcap.Frame) error) (dropped uint64, err error)
 
 	Rules(ctx context.Context) ([]Rule, error)
 	Rule(ctx context.Context, id string) (RuleDetail, error) // NotFound

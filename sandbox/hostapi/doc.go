@@ -12,7 +12,7 @@
 //	{"ok":true,"data":…}
 //	{"ok":false,"error":"…"}     with a 4xx or 5xx status
 //
-// except for the two streams, events (JSON lines) and exec (frames, see
-// frame.go). The session behind the API is a Backend; the package knows
+// except for the streams: events (JSON lines), capture (a pcap file) and exec
+// (frames, see frame.go). The session behind the API is a Backend; the package knows
 // neither namespaces nor rules.
 package hostapi

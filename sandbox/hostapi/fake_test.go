@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"outcall/sandbox/gate"
+	"outcall/sandbox/pcap"
 )
 
 // fakeBackend answers with fixed values and counts what was changed.
@@ -53,6 +54,21 @@ func (f *fakeBackend) BridgeUp(context.Context) error   { return f.note("up") }
 func (f *fakeBackend) BridgeDown(context.Context) error { return f.note("down") }
 func (f *fakeBackend) NFT(context.Context) (string, error) {
 	return "table inet outcall {\n}\n", f.note("nft")
+}
+
+func (f *fakeBackend) Capture(_ context.Context, begun func() error, emit func(pcap.Frame) error) (uint64, error) {
+	if err := f.note("capture"); err != nil {
+		return 0, err
+	}
+	if err := begun(); err != nil {
+		return 0, err
+	}
+	for i := range 3 {
+		if err := emit(pcap.Frame{Time: time.Unix(1, 5), Length: 20, Data: []byte{0: byte(i), 19: 1}}); err != nil {
+			return 2, err
+		}
+	}
+	return 2, errors.New("the bridge went down")
 }
 
 func (f *fakeBackend) Rules(context.Context) ([]Rule, error) {
