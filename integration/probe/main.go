@@ -31,7 +31,7 @@ var operations = map[string]func(args []string){
 	"dns": dnsOp, "sweep": sweepOp, "ws": wsOp, "connect": connectOp, "serve": serveOp,
 	"families": familiesOp, "iouring": iouringOp, "keys": keysOp, "calls": callsOp, "foreign": foreignOp,
 	"signal": signalOp, "signals": signalsOp, "tiocsti": tiocstiOp, "crash": crashOp,
-	"netadmin": netadminOp, "namespaces": namespacesOp, "look": lookOp,
+	"netadmin": netadminOp, "outer": outerOp, "namespaces": namespacesOp, "look": lookOp,
 	"write": writeOp, "replace": replaceOp, "unix": unixOp, "listen": listenOp, "unixgram": unixgramOp,
 	"fds": fdsOp, "reconnect": reconnectOp, "reopen": reopenOp, "daemon": daemonOp, "sleep": sleepOp, "dumpable": dumpableOp,
 }
