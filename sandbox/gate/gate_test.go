@@ -307,7 +307,8 @@ func TestSignalReachesTheGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	p, err := c.Spawn(deadline(t), Agent, Spec{Argv: []string{"/bin/sh", "-c", "trap 'echo got; exit 7' INT; echo up; while :; do sleep 1000; done"},
+	// Short sleeps: one that is started just after the signal delays the trap.
+	p, err := c.Spawn(deadline(t), Agent, Spec{Argv: []string{"/bin/sh", "-c", "trap 'echo got; exit 7' INT; echo up; while :; do sleep 0.1; done"},
 		Env: []string{"PATH=/bin:/usr/bin"}, Stdio: [3]*os.File{nil, w, nil}})
 	w.Close()
 	if err != nil {

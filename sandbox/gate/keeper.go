@@ -29,12 +29,12 @@ type keeper struct {
 	initNS   int // the namespaces that init was given, CLONE_NEW…
 	initConn *conn
 	tap      int // the tap device until it is sent, -1 without one
-	proc     int // the inner /proc, or the outer one with WeakProc
+	proc     int // the inner /proc, or the outer one with WeakProc; -1 before the view stands
 	outer    int // the host's /proc
 	info     Info
 	forward4 bool // by rtnetlink, see sysctls
 
-	spawning sync.Mutex // held while a process is started, and while orphans are reaped
+	spawning sync.RWMutex // read-held while a process is started, held while orphans are reaped
 
 	mu    sync.Mutex
 	procs map[uint64]*child
@@ -60,7 +60,7 @@ func keeperMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
 	unix.CloseOnExec(stageExe)
 	endInOrder(c)
-	k := &keeper{c: c, exe: stageExe, inner: -1, tap: -1, procs: map[uint64]*child{}}
+	k := &keeper{c: c, exe: stageExe, inner: -1, proc: -1, tap: -1, procs: map[uint64]*child{}}
 	var cfg config
 	if err := c.recvDoc(opConfig, &cfg); err != nil {
 		return 1 // the supervisor is gone, or no supervisor
@@ -114,14 +114,27 @@ func (k *keeper) setUp() (listener int, err error) {
 	if err := k.step(StageNetNS, "the agent's", k.agent.unshare); err != nil {
 		return -1, err
 	}
-	listener, err = k.startInit()
+	if err := k.startInit(); err != nil {
+		return -1, err
+	}
+	// Meanwhile init makes the view.
+	linked, err := k.networkEarly()
 	if err != nil {
+		return -1, err
+	}
+	if listener, err = k.awaitView(); err != nil {
 		return -1, err
 	}
 	if err := k.step(StageEnter, "the agent's namespaces", k.enter); err != nil {
 		return listener, err
 	}
-	if err := k.network(); err != nil {
+	if !linked {
+		err = k.network()
+	}
+	if err == nil {
+		err = k.awaitPid1()
+	}
+	if err != nil {
 		return listener, err
 	}
 	k.noCgroupNamespaces()
@@ -155,11 +168,10 @@ func (k *keeper) limits() error {
 	})
 }
 
-// startInit starts pid 1 and waits for the view.
-func (k *keeper) startInit() (listener int, err error) {
-	listener = -1
+// startInit starts pid 1, which then makes the view.
+func (k *keeper) startInit() error {
 	if err := inject(k.o.FailStage, StageInit); err != nil {
-		return -1, err
+		return err
 	}
 	if k.o.View.FailStage == "" {
 		k.o.View.FailStage = k.o.FailStage
@@ -168,18 +180,19 @@ func (k *keeper) startInit() (listener int, err error) {
 	if k.o.View.WeakProc {
 		// Nothing else would hold the agent's processes together.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return -1, stageErr(StageInit, "become a reaper", err)
+			return stageErr(StageInit, "become a reaper", err)
 		}
 	} else {
 		flags |= unix.CLONE_NEWPID
 	}
 	start := func() error {
 		return k.agent.do(func() error {
+			var err error
 			k.init, err = startStage(stageInit, k.exe, [3]int{-1, -1, -1}, &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true})
 			return err
 		})
 	}
-	err = start()
+	err := start()
 	if errors.Is(err, unix.ENOSPC) {
 		// Inside another session: it has a cgroup namespace already, and no
 		// other can be made below it (see noCgroupNamespaces).
@@ -187,30 +200,45 @@ func (k *keeper) startInit() (listener int, err error) {
 		err = start()
 	}
 	if err != nil {
-		return -1, stageErr(StageInit, "start", err)
+		return stageErr(StageInit, "start", err)
 	}
 	k.initNS = flags
 	k.initConn = k.init.conn
 	if err := k.initConn.sendDoc(&message{Op: opConfig}, k.o.View); err != nil {
-		return -1, stageErr(StageInit, "", err)
+		return stageErr(StageInit, "", err)
 	}
-	for {
-		m, fds, err := k.initConn.recv()
-		switch {
-		case err != nil:
-			return listener, stageErr(StageInit, "ended while it made the view", err)
-		case m.Err != nil:
-			closeAll(fds)
-			return listener, m.Err
-		case m.Op == opView && len(fds) == 1:
-			listener = fds[0]
-		case m.Op == opReady && listener >= 0:
-			return listener, nil
-		default:
-			closeAll(fds)
-			return listener, &StageError{Stage: StageInit, Detail: "unexpected answer " + m.Op}
-		}
+	return nil
+}
+
+// awaitView waits until every mount stands; the agent API's listening socket
+// comes with the word.
+func (k *keeper) awaitView() (listener int, err error) {
+	fds, err := k.fromInit(opView, 1)
+	if err != nil {
+		return -1, err
 	}
+	return fds[0], nil
+}
+
+// awaitPid1 waits until init has started anew, without powers.
+func (k *keeper) awaitPid1() error {
+	_, err := k.fromInit(opReady, 0)
+	return err
+}
+
+func (k *keeper) fromInit(op string, descriptors int) ([]int, error) {
+	m, fds, err := k.initConn.recv()
+	switch {
+	case err != nil:
+		return nil, stageErr(StageInit, "ended before it told of its "+op, err)
+	case m.Err != nil:
+		closeAll(fds)
+		return nil, m.Err
+	case m.Op != op || len(fds) != descriptors:
+		closeAll(fds)
+		return nil, &StageError{Stage: StageInit, Detail: "unexpected answer " + m.Op}
+	}
+	return fds, nil
 }
 
 // enter brings the agent's thread into the finished view and opens there what
@@ -230,7 +258,8 @@ func (k *keeper) enter() (err error) {
 }
 
 // serve handles requests in order until the supervisor or init is gone.
-// Questions about processes take long and have a goroutine of their own.
+// Questions about processes and starts take long and have goroutines of their
+// own.
 func (k *keeper) serve() {
 	who := make(chan *message, maxWho)
 	defer close(who)
@@ -239,6 +268,9 @@ func (k *keeper) serve() {
 			_ = k.c.send(&message{Op: opReply, ID: m.ID, Process: k.who(m.Inode)})
 		}
 	}()
+	starts := k.starters()
+	defer close(starts[Agent])
+	defer close(starts[Gateway])
 	go func() {
 		<-k.init.done
 		k.c.shutdown()
@@ -260,6 +292,10 @@ func (k *keeper) serve() {
 			}
 			continue
 		}
+		if m.Op == opSpawn {
+			k.enqueue(starts, m, fds)
+			continue
+		}
 		k.handle(m, fds)
 	}
 }
@@ -275,9 +311,9 @@ func (k *keeper) handle(m *message, fds []int) {
 			out = []int{fd}
 		}
 	case opSpawn:
-		k.spawning.Lock()
+		k.spawning.RLock()
 		p, master, err := k.spawn(m, fds)
-		k.spawning.Unlock()
+		k.spawning.RUnlock()
 		if r.Err = stageErr(StageExec, "", err); err == nil {
 			r.Proc = p.id
 			if master >= 0 {

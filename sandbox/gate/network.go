@@ -19,14 +19,30 @@ import (
 // neighbours, so nothing is learnt by ARP, NDP or RA, and everything that the
 // agent sends is routed, also to the gateway's own services.
 func (k *keeper) network() error {
-	n := k.o.Network
-	k.info.IPv6 = !n.NoIPv6 && k.exists("sys/net/ipv6")
+	k.findIPv6()
 	if err := k.step(StageSysctl, "", k.sysctls); err != nil {
 		return err
 	}
-	if n.NoIPv6 {
-		k.info.IPv6 = false
+	return k.links()
+}
+
+// networkEarly is network before there is an inner /proc, and tells whether
+// the outer one was enough. It is where no container keeps it read-only, and
+// then all this costs no time of its own.
+func (k *keeper) networkEarly() (done bool, err error) {
+	k.findIPv6()
+	if k.step(StageSysctl, "", k.writeAll) != nil {
+		return false, nil // network tries again, and its answer counts
 	}
+	return true, k.links()
+}
+
+func (k *keeper) findIPv6() {
+	k.info.IPv6 = !k.o.Network.NoIPv6 && k.exists("sys/net/ipv6")
+}
+
+func (k *keeper) links() error {
+	n := k.o.Network
 	gw, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return stageErr(StageBridge, "open rtnetlink", err)
@@ -324,5 +340,5 @@ func setBridge(n Network, up bool, fail string) error {
 
 func (k *keeper) exists(path string) bool {
 	var st unix.Stat_t
-	return unix.Fstatat(k.proc, path, &st, 0) == nil
+	return unix.Fstatat(k.outer, path, &st, 0) == nil || k.proc >= 0 && unix.Fstatat(k.proc, path, &st, 0) == nil
 }

@@ -86,12 +86,12 @@ func (k *keeper) writeSettings(list []setting) error {
 	return nil
 }
 
-// write uses the agent's /proc, which is bare, and the outer one where that
-// is read-only (--as-root).
+// write uses the outer /proc, and where an outer container keeps that
+// read-only the agent's, which is bare but with --as-root.
 func (k *keeper) write(path, value string) error {
-	fd, err := openAt(k.proc, path, unix.O_WRONLY)
-	if err == unix.EROFS {
-		fd, err = openAt(k.outer, path, unix.O_WRONLY)
+	fd, err := openAt(k.outer, path, unix.O_WRONLY)
+	if err != nil && k.proc >= 0 {
+		fd, err = openAt(k.proc, path, unix.O_WRONLY)
 	}
 	if err != nil {
 		return err
