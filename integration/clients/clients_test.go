@@ -113,14 +113,18 @@ func run(t *testing.T, hosts []string, env []string, argv ...string) string {
 			t.Fatal(err)
 		}
 	}
-	args := append([]string{"run", "-q", "--audit", filepath.Join(dir, "audit.jsonl"), "--rules", rules}, env...)
+	audit := filepath.Join(dir, "audit", "audit.jsonl") // a directory of nobody else's
+	if err := os.Mkdir(filepath.Dir(audit), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"run", "-q", "--audit", audit, "--rules", rules}, env...)
 	cmd := exec.CommandContext(t.Context(), outcall, append(append(args, "--"), argv...)...)
 	cmd.Dir = work
 	cmd.Env = append(os.Environ(), "SUDO_UID=", "SUDO_GID=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		audit, _ := os.ReadFile(filepath.Join(dir, "audit.jsonl"))
-		t.Errorf("%v: %v\n%s\naudit:\n%s", argv, err, out, audit)
+		lines, _ := os.ReadFile(audit)
+		t.Errorf("%v: %v\n%s\naudit:\n%s", argv, err, out, lines)
 	}
 	return string(out)
 }
