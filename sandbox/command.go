@@ -113,11 +113,11 @@ func (s *supervisor) await(ctx context.Context, p *gate.Proc, sigs <-chan os.Sig
 		timeout = t.C
 	}
 	stopping := s.stopping
-	var kill <-chan time.Time
+	var kill, killed <-chan time.Time
 	timedOut := false
 	end := func(why string) {
 		s.noteStop(why)
-		_ = s.gate.Signal(ctx, p, syscall.SIGTERM) // it may have ended meanwhile
+		s.signal(ctx, p, syscall.SIGTERM)
 		if kill == nil {
 			kill = time.After(killGrace)
 		}
@@ -125,15 +125,12 @@ func (s *supervisor) await(ctx context.Context, p *gate.Proc, sigs <-chan os.Sig
 	for {
 		select {
 		case <-p.Done():
-			if timedOut {
-				return ExitTimeout
-			}
-			return exitCode(p.Status())
+			return timeoutOr(timedOut, exitCode(p.Status()))
 		case <-s.gate.Gone():
 			return s.gone(p)
 		case sig := <-sigs:
 			s.noteStop(fmt.Sprintf("signal: %v", sig))
-			_ = s.gate.Signal(ctx, p, sig.(syscall.Signal))
+			s.signal(ctx, p, sig.(syscall.Signal))
 		case <-timeout:
 			timedOut = true
 			end("time-out")
@@ -141,12 +138,33 @@ func (s *supervisor) await(ctx context.Context, p *gate.Proc, sigs <-chan os.Sig
 			stopping = nil
 			end("stopped")
 		case <-ctx.Done():
-			_ = s.gate.Signal(context.WithoutCancel(ctx), p, syscall.SIGKILL)
+			s.signal(context.WithoutCancel(ctx), p, syscall.SIGKILL)
 			return ExitSetup
 		case <-kill:
-			_ = s.gate.Signal(ctx, p, syscall.SIGKILL)
+			s.signal(ctx, p, syscall.SIGKILL)
+			kill, killed = nil, time.After(killGrace)
+		case <-killed:
+			// Not even SIGKILL was seen to end it: what comes next ends the
+			// gatekeeper, and with it every process inside.
+			return timeoutOr(timedOut, 128+int(syscall.SIGKILL))
 		}
 	}
+}
+
+func timeoutOr(timedOut bool, code int) int {
+	if timedOut {
+		return ExitTimeout
+	}
+	return code
+}
+
+// signal passes a signal on; the command may have ended meanwhile. It does not
+// wait for a gatekeeper that is held up: the agent must not decide whether a
+// stop, a time-out or Ctrl-C is seen.
+func (s *supervisor) signal(ctx context.Context, p *gate.Proc, sig syscall.Signal) {
+	ctx, cancel := context.WithTimeout(ctx, signalGrace)
+	defer cancel()
+	_ = s.gate.Signal(ctx, p, sig)
 }
 
 // gone tells the code of a command whose namespaces have died. The exit may

@@ -40,6 +40,8 @@ const (
 const (
 	// killGrace is how long a command has to end after SIGTERM.
 	killGrace = 5 * time.Second
+	// signalGrace bounds the wait for the gatekeeper's answer to a signal.
+	signalGrace = time.Second
 	// flushGrace bounds the wait for the command's last output.
 	flushGrace = time.Second
 	// endGrace bounds the clean-up after the command has ended.

@@ -60,7 +60,7 @@ func (k *keeper) spawn(m *message, fds []int) (p *child, master int, err error) 
 		return nil, -1, err
 	}
 	p.where = m.Where
-	if err := k.brief(p, doc); err != nil {
+	if err := k.briefInTime(p, doc, briefTime); err != nil {
 		p.kill()
 		p.conn.shutdown()
 		<-p.done
