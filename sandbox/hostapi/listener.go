@@ -1,9 +1,14 @@
 package hostapi
 
 import (
+	"errors"
 	"net"
 	"sync"
+	"time"
 )
+
+// acceptPause is the wait after a client could not be taken.
+const acceptPause = 50 * time.Millisecond
 
 // A listener accepts at most MaxConns connections at a time and looks at each
 // peer as it comes.
@@ -18,19 +23,33 @@ func newListener(l *net.UnixListener) *listener {
 	return &listener{UnixListener: l, slots: make(chan struct{}, MaxConns), done: make(chan struct{})}
 }
 
-// Accept waits for a free slot, then for a client.
+// Accept waits for a free slot, then for a client. Only Close ends it: a client
+// that could not be taken (the agent can use up what the kernel counts by uid,
+// such as epoll watches) must not end the operator's way in for good.
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case l.slots <- struct{}{}:
 	case <-l.done:
 		return nil, net.ErrClosed
 	}
-	c, err := l.AcceptUnix()
-	if err != nil {
-		<-l.slots
-		return nil, err
+	for {
+		c, err := l.AcceptUnix()
+		if err == nil {
+			return &conn{UnixConn: c, peer: CheckPeer(c), release: func() { <-l.slots }}, nil
+		}
+		closed := errors.Is(err, net.ErrClosed)
+		if !closed {
+			select {
+			case <-time.After(acceptPause):
+			case <-l.done:
+				closed = true
+			}
+		}
+		if closed {
+			<-l.slots
+			return nil, net.ErrClosed
+		}
 	}
-	return &conn{UnixConn: c, peer: CheckPeer(c), release: func() { <-l.slots }}, nil
 }
 
 // Close stops accepting and removes the socket.
