@@ -71,9 +71,10 @@ func (h Hello) Same(o Hello) bool {
 		(h.ALPN == nil) == (o.ALPN == nil) && slices.Equal(h.ALPN, o.ALPN)
 }
 
-// IsTLS reports whether these first bytes can only be TLS for a server: a
-// handshake record, or an SSLv2 hello. more means that too little is there to
-// tell.
+// IsTLS reports whether these first bytes can be TLS for a server: a handshake
+// record, an SSLv2 hello, or an alert, which servers skip where it is a
+// warning, to read the hello behind it. more means that too little is there
+// to tell.
 func IsTLS(b []byte) (yes, more bool) {
 	if len(b) == 0 {
 		return false, true
@@ -81,19 +82,34 @@ func IsTLS(b []byte) (yes, more bool) {
 	if b[0] == recordHandshake {
 		return true, false
 	}
+	if b[0] == recordAlert {
+		return begins(b, plainAlert)
+	}
 	return isSSLv2(b)
 }
 
-// isSSLv2 knows the 2-octet-header form of an SSLv2 CLIENT-HELLO, which old
-// servers take as the start of any version: length with the high bit, message
-// type 1, then a version of SSLv2 or of SSLv3 and later.
-func isSSLv2(b []byte) (yes, more bool) {
-	want := [...]func(byte) bool{
-		func(c byte) bool { return c&0x80 != 0 },
-		func(byte) bool { return true },
-		func(c byte) bool { return c == 1 },
-		func(c byte) bool { return c == 0 || c == 3 },
-	}
+// plainAlert is the header of an alert record before a version is agreed:
+// some servers take any version below 0x1000 there (crypto/tls).
+var plainAlert = []func(byte) bool{
+	func(c byte) bool { return c == recordAlert },
+	func(c byte) bool { return c < 0x10 },
+	func(byte) bool { return true },
+	func(c byte) bool { return c == 0 },
+	func(c byte) bool { return c == 2 },
+}
+
+// sslv2Hello is the start of an SSLv2 CLIENT-HELLO with a 2-octet header:
+// length with the high bit, message type 1, then a version of SSLv2 or of
+// SSLv3 and later.
+var sslv2Hello = []func(byte) bool{
+	func(c byte) bool { return c&0x80 != 0 },
+	func(byte) bool { return true },
+	func(c byte) bool { return c == 1 },
+	func(c byte) bool { return c == 0 || c == 3 },
+}
+
+// begins matches octet by octet.
+func begins(b []byte, want []func(byte) bool) (yes, more bool) {
 	for i, ok := range want {
 		if i >= len(b) {
 			return false, true
@@ -101,6 +117,15 @@ func isSSLv2(b []byte) (yes, more bool) {
 		if !ok(b[i]) {
 			return false, false
 		}
+	}
+	return true, false
+}
+
+// isSSLv2 knows the SSLv2 hello that old servers take as the start of any
+// version.
+func isSSLv2(b []byte) (yes, more bool) {
+	if yes, more = begins(b, sslv2Hello); !yes {
+		return yes, more
 	}
 	if b[3] == 3 {
 		return true, false

@@ -136,6 +136,8 @@ func TestIsTLS(t *testing.T) {
 	for s, want := range map[string][2]bool{
 		"": {false, true}, "\x16": {true, false}, "GET": {false, false}, "\x80": {false, true}, "\x80\x2e\x01\x00\x02": {true, false},
 		"\x80\x2e\x01\x03": {true, false}, "\x80\x2e\x02": {false, false}, "\x80\x2e\x01\x00": {false, true}, "\x80\x2e\x01\x00\x09": {false, false},
+		"\x15\x03\x01\x00\x02\x01\x5a": {true, false}, "\x15\x01\x01\x00\x02": {true, false}, "\x15\x03": {false, true},
+		"\x15\x03\x00\x01": {false, false}, // a MySQL client's login
 	} {
 		if yes, more := IsTLS([]byte(s)); [2]bool{yes, more} != want {
 			t.Errorf("%x: %v %v", s, yes, more)
