@@ -12,7 +12,7 @@ UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 # program:Debian package, for all that the tests start
 NEEDS := curl:curl tmux:tmux vim:vim less:less git:git python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
 
-.PHONY: help build test unit integration users platform clients race lint bench fuzz repro deps clean
+.PHONY: help build test unit integration users platform clients race lint bench microbench fuzz repro deps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +50,11 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) vet -tags clients ./integration/clients
 	$(STATICCHECK) ./...
 
-bench: ## all benchmarks
-	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+bench: ## the whole program against bwrap, slirp4netns and no sandbox, as ratios of one run
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./integration/bench
+
+microbench: ## the benchmarks of the packages
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $(UNIT)
 
 fuzz: ## every fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list $(UNIT)); do \

@@ -1,0 +1,182 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"outcall/integration/harness"
+	"outcall/integration/world"
+)
+
+func TestMain(m *testing.M) { world.Main(m, harness.Build) }
+
+// What one measurement moves, and how often it is repeated. The best of the
+// rounds counts: what else the machine does only ever makes a round slower.
+const (
+	rounds   = 3
+	starts   = 15
+	stream   = 512 << 20
+	requests = 100
+)
+
+// A path is one way from a client to the small internet.
+type path struct {
+	name string
+	run  func(script string) error
+}
+
+// BenchmarkAgainstOthers prints one table; b.N is not looked at.
+func BenchmarkAgainstOthers(b *testing.B) {
+	bed := harness.New(b)
+	bed.Origins.Handle("/down", http.HandlerFunc(zeros))
+	bed.Origins.Handle("/up", http.HandlerFunc(discard))
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		b.Fatal(err)
+	}
+	fmt.Printf("\n%s, %d CPUs, kernel %s; go test -run '^$' -bench . ./integration/bench\n", cpu(), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]))
+	startTable(b, bed)
+	paths := []path{
+		{"no sandbox", func(s string) error { return run(bed.Program("sh", "-c", s)) }},
+		{"outcall", func(s string) error {
+			cmd, _ := bed.SandboxCommand(append(harness.Allow("api.allowed.test"), "-q", "--no-proxy"), "sh", "-c", s)
+			return run(cmd)
+		}},
+		{"slirp4netns", func(s string) error { return run(slirp(bed, s)) }},
+	}
+	url := "http://api.allowed.test"
+	mib := float64(stream >> 20)
+	table(b, "one TCP stream down", "MiB/s", mib, paths, "curl -sSf -o /dev/null "+url+"/down")
+	table(b, "one TCP stream up", "MiB/s", mib, paths, fmt.Sprintf("head -c %d /dev/zero | curl -sSf -o /dev/null -T - %s/up", stream, url))
+	table(b, "small HTTPS requests", "per s", requests, paths,
+		fmt.Sprintf("curl -sSf -H 'Connection: close' 'https://api.allowed.test/?[1-%d]' -o /dev/null", requests))
+}
+
+func zeros(w http.ResponseWriter, _ *http.Request) {
+	buf := make([]byte, 256<<10)
+	for range stream / len(buf) {
+		if _, err := w.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+func discard(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
+
+// run runs a command that must succeed.
+func run(cmd *exec.Cmd) error {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", cmd.Args[0], err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// slirp is a script in a network namespace that slirp4netns serves. The shell
+// waits until the interface is there.
+func slirp(bed *harness.Bed, script string) *exec.Cmd {
+	return bed.Program("sh", "-c", `
+rm -f "$0".*; mkfifo "$0.go"
+unshare -rnm sh -c 'echo $$ >'"$0"'.pid; read go <'"$0"'.go || exit 1
+	echo "nameserver 10.0.2.3" >'"$0"'.resolv; mount --bind '"$0"'.resolv /etc/resolv.conf; '"$1" &
+work=$!
+until [ -s "$0.pid" ]; do kill -0 $work || exit 1; sleep 0.01; done
+slirp4netns --configure --mtu=65520 --disable-host-loopback --ready-fd=4 "$(cat "$0.pid")" tap0 4>"$0.ready" >"$0.log" 2>&1 &
+slirp=$!
+until [ -s "$0.ready" ]; do kill -0 $slirp 2>/dev/null || { cat "$0.log"; kill $work; exit 1; }; sleep 0.01; done
+echo go >"$0.go"; wait $work; code=$?
+kill $slirp; rm -f "$0".*; exit $code`, bed.Home+"/slirp", script)
+}
+
+// startTable measures how long it takes to start a command that does nothing.
+func startTable(b *testing.B, bed *harness.Bed) {
+	outcall := median(b, func() error { return run(bed.Command("run", "-q", "--", "true")) })
+	fmt.Printf("\nstart of `true`, median of %d\n  %-14s %8.1f ms\n", starts, "outcall run", ms(outcall))
+	if err := run(bed.Program("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true")); err != nil {
+		fmt.Printf("  %-14s not measured: %v\n", "bwrap", err)
+		return
+	}
+	bwrap := median(b, func() error { return run(bed.Program("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true")) })
+	fmt.Printf("  %-14s %8.1f ms   outcall takes %.1f times as long\n", "bwrap", ms(bwrap), float64(outcall)/float64(bwrap))
+	b.ReportMetric(float64(outcall)/float64(bwrap), "start/bwrap")
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func median(b *testing.B, f func() error) time.Duration {
+	var took []time.Duration
+	for range starts {
+		begin := time.Now()
+		if err := f(); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}
+
+// table measures one script on every path. The start of the path's sandbox,
+// measured with an empty script, is taken off.
+func table(b *testing.B, what, unit string, amount float64, paths []path, script string) {
+	fmt.Printf("\n%s, best of %d\n", what, rounds)
+	rate := map[string]float64{}
+	for _, p := range paths {
+		idle, err := best(p, ":")
+		if err == nil {
+			var busy time.Duration
+			if busy, err = best(p, script); err == nil {
+				rate[p.name] = amount / max(busy-idle, time.Millisecond).Seconds()
+			}
+		}
+		if err != nil {
+			fmt.Printf("  %-14s not measured: %s\n", p.name, oneLine(err))
+			continue
+		}
+		fmt.Printf("  %-14s %8.0f %s\n", p.name, rate[p.name], unit)
+	}
+	for _, p := range paths {
+		if own, other := rate["outcall"], rate[p.name]; p.name != "outcall" && own > 0 && other > 0 {
+			fmt.Printf("  outcall / %-13s %.2f\n", p.name, own/other)
+			b.ReportMetric(own/other, strings.ReplaceAll(what+"/"+p.name, " ", "-"))
+		}
+	}
+}
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+func best(p path, script string) (time.Duration, error) {
+	least := time.Duration(1<<63 - 1)
+	for range rounds {
+		begin := time.Now()
+		if err := p.run(script); err != nil {
+			return 0, err
+		}
+		least = min(least, time.Since(begin))
+	}
+	return least, nil
+}
+
+// cpu is the machine's first processor by its own name.
+func cpu() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown CPU"
+	}
+	for line := range strings.Lines(string(text)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			return strings.TrimSpace(v)
+		}
+	}
+	return runtime.GOARCH
+}
