@@ -228,7 +228,7 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	if err := s.checkSocket(); err != nil {
 		return err
 	}
-	sess, err := session.Create(ctx, s.env, session.Options{Name: s.cfg.Name, Socket: s.cfg.Socket, Command: s.cfg.Command})
+	sess, err := session.Create(ctx, s.env, session.Options{Name: s.cfg.Name, Socket: s.cfg.Socket, Command: s.cfg.Command, Rules: s.cfg.RulePaths})
 	if err != nil {
 		return err
 	}
@@ -315,10 +315,22 @@ func (s *supervisor) planView(ctx context.Context) (view.Spec, error) {
 		WeakProc: hasWord(s.cfg.Weak, "proc"), Dir: s.cfg.Dir, RuntimeDir: runtimeDir(s.cfg.Env), Env: s.agentEnv,
 		PrivateHome: user != nil && user.Home == view.PrivateHome, Scratch: s.scratch,
 		Config: nonEmpty(s.env.ConfigDir()), State: nonEmpty(s.env.StateDir(), s.env.Root()),
-		ReadOnly: append([]string{filepath.Join(s.cfg.Dir, ".outcall"), s.sess.Info.Audit, s.sess.Info.Socket}, s.cfg.RulePaths...),
+		ReadOnly: s.protected(ctx),
 		Binds:    s.cfg.Binds, Hostname: host, Resolvers: gateways,
 	}
 	return view.Plan(o)
+}
+
+// protected are the paths that the command must not change beside outcall's own
+// directories: this session's, and those that other running sessions read their
+// rules from.
+func (s *supervisor) protected(ctx context.Context) []string {
+	paths := append([]string{filepath.Join(s.cfg.Dir, ".outcall"), s.sess.Info.Audit, s.sess.Info.Socket}, s.cfg.RulePaths...)
+	others, _ := session.List(ctx, s.env) // what of the dead cannot be removed is no matter here
+	for _, o := range others {
+		paths = append(paths, o.Rules...)
+	}
+	return paths
 }
 
 // startAPI opens host.sock.

@@ -24,6 +24,7 @@ type Info struct {
 	Started   time.Time `json:"started"`
 	Socket    string    `json:"socket"`
 	Audit     string    `json:"audit,omitempty"`
+	Rules     []string  `json:"rules,omitempty"`   // --rules: no other session's command may write them
 	Scratch   string    `json:"scratch,omitempty"` // behind the command's /tmp, where that is not below the session's directory
 }
 
@@ -44,6 +45,7 @@ type Options struct {
 	Name    string // --name; empty: DefaultName
 	Socket  string // --socket, absolute; empty: in the session's directory
 	Command []string
+	Rules   []string // --rules, absolute
 }
 
 // A LiveError says that a session of the name runs already.
@@ -133,7 +135,7 @@ func create(e Env, root, name string, o Options) (_ *Session, err error) {
 	s := &Session{root: root, Dir: filepath.Join(root, name)}
 	s.Info = Info{
 		Name: name, Agent: AgentName(o.Name, o.Command[0]), PID: os.Getpid(),
-		Command: cut(o.Command), Started: time.Now().UTC(), Socket: o.Socket,
+		Command: cut(o.Command), Started: time.Now().UTC(), Socket: o.Socket, Rules: o.Rules,
 	}
 	if s.Info.StartTime, err = startTime(s.Info.PID); err != nil {
 		return nil, fmt.Errorf("session file: %w", err)
