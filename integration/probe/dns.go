@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/hex"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -73,5 +75,64 @@ func sweepOp(args []string) {
 			}
 		}
 		return fmt.Sprintf("sent %d answered %d", count, <-answered), nil
+	})
+}
+
+// dnsrawOp sends prepared messages, each over a UDP socket of its own, and
+// tells the answers: dnsraw SERVER:PORT HEX...
+func dnsrawOp(args []string) {
+	for _, msg := range args[1:] {
+		attempt("dnsraw", msg, func() (string, error) {
+			b, err := hex.DecodeString(msg)
+			if err != nil {
+				return "", err
+			}
+			c, err := net.Dial("udp", args[0])
+			if err != nil {
+				return "", err
+			}
+			defer c.Close()
+			if _, err := c.Write(b); err != nil {
+				return "", err
+			}
+			c.SetReadDeadline(time.Now().Add(wait))
+			answer := make([]byte, 4096)
+			n, err := c.Read(answer)
+			if err != nil {
+				return "", err
+			}
+			m := new(dns.Msg)
+			if err := m.Unpack(answer[:n]); err != nil {
+				return "", err
+			}
+			return describe(m), nil
+		})
+	}
+}
+
+// dnspipeOp sends prepared messages at once over one TCP connection and counts
+// the answers: dnspipe SERVER:PORT COUNT HEX
+func dnspipeOp(args []string) {
+	attempt("dnspipe", args[0], func() (string, error) {
+		b, err := hex.DecodeString(args[2])
+		if err != nil {
+			return "", err
+		}
+		c, err := dns.DialTimeout("tcp", args[0], wait)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		if _, err := c.Conn.Write(b); err != nil {
+			return "", err
+		}
+		n := 0
+		for ; fmt.Sprint(n) != args[1]; n++ {
+			c.SetReadDeadline(time.Now().Add(wait))
+			if _, err := c.ReadMsg(); err != nil {
+				return fmt.Sprint("answered ", n), err
+			}
+		}
+		return fmt.Sprint("answered ", n), nil
 	})
 }
