@@ -139,8 +139,11 @@ func (h *httpConn) reach(ctx context.Context, t target, id string, e policy.Even
 		h.end(answer(status, "", "text/plain; charset=utf-8", "outcall: "+ro.fail+"\n", head))
 		return nil, judged{}, errDone
 	}
-	if len(ro.addrs) > 0 {
+	switch {
+	case len(ro.addrs) > 0:
 		e.IP = addrText(ro.addrs[0].dst.Addr())
+	case t.auth.IsAddr():
+		e.IP = addrText(t.auth.Addr)
 	}
 	if len(ro.addrs) == 0 {
 		ro.rul.pass, ro.rul.would = false, false
