@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"outcall/integration/harness"
+	"outcall/integration/world"
 )
 
 // K1: a socket is listed under the name that it was bound by. A session that
@@ -24,4 +25,17 @@ func TestK1SocketMovedByAnEarlierSession(t *testing.T) {
 	}
 	host.Cmd.Process.Kill()
 	mustLack(t, "the host's listener", host.Wait().Stdout, "accepted at")
+}
+
+// K6: kernel uid 0 without capabilities writes what only the uid guards, and so
+// much more of /proc than its sysctls.
+func TestRootProcIsReadOnlyAsRoot(t *testing.T) {
+	if world.As() != "root" {
+		t.Skip("needs real root: run with WORLD_AS=root (make users)")
+	}
+	b := harness.New(t)
+	r := b.Sandbox(append([]string{"--as-root", "--workdir", b.Home}, allowAPI...), "sh", "-c",
+		`id -u; find /proc -maxdepth 4 -type f -not -path '/proc/[0-9]*' -not -path '/proc/self*' -not -path '/proc/thread-self*' | while read f; do (exec 3>>"$f") 2>/dev/null && echo "writable $f"; done; true`).Must(t, 0)
+	mustContain(t, "stdout", r.Stdout, "0\n")
+	mustLack(t, "K6", r.Stdout, "writable")
 }

@@ -204,15 +204,22 @@ func copyTo(name string, src *os.File) error {
 // single step of a start, and at this size takes half of io.Copy's time.
 const copyChunk = 256 << 10
 
+// rootsProc are the parts of /proc that are written to with kernel uid 0 and no
+// capability: sysctls, PCI configuration space, interrupt affinities. Which of
+// them there are is the kernel's configuration.
+var rootsProc = []string{
+	"sys", "sysrq-trigger", "acpi", "asound", "bus", "fs", "irq", "mtrr", "pressure", "scsi",
+}
+
 // sysctl is for kernel uid 0 alone, whom no capability check keeps from
 // writing them.
 func (a *applier) sysctl() error {
 	if !a.s.LockSysctl {
 		return nil
 	}
-	for _, p := range []string{"/proc/sys", "/proc/sysrq-trigger"} {
-		a.at = p
-		if err := a.lock(p); err != nil {
+	for _, n := range rootsProc {
+		a.at = "/proc/" + n
+		if err := a.lock(a.at); err != nil {
 			return err
 		}
 	}
