@@ -247,7 +247,7 @@ func connectOp(args []string) {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(wait))
 		line := strings.NewReplacer(`\r`, "\r", `\n`, "\n", `\t`, "\t", `\0`, "\x00").Replace(args[1])
-		if _, err := io.WriteString(c, line+"\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(c, withHost(line)+"\r\n\r\n"); err != nil {
 			return "", err
 		}
 		br := bufio.NewReader(c)
@@ -270,6 +270,17 @@ func connectOp(args []string) {
 		body, _ := io.ReadAll(io.LimitReader(r.Body, 4096))
 		return r.Status + "\n" + string(body), nil
 	})
+}
+
+// withHost adds the Host field that belongs to the target, if the head has
+// none: without it, every HTTP/1.1 request is refused for that alone.
+func withHost(head string) string {
+	words := strings.Fields(head)
+	if len(words) < 2 || strings.Contains(head, "\r\nHost:") {
+		return head
+	}
+	host, _, _ := strings.Cut(strings.TrimPrefix(words[1], "http://"), "/")
+	return head + "\r\nHost: " + host
 }
 
 // wsOp opens a WebSocket, is idle for a while and then echoes a word.
