@@ -66,6 +66,7 @@ func referenceFiles() map[string][]byte {
 		}
 	}
 	walk(root)
+	out["man/outcall-agent.1"] = agentPage()
 	return out
 }
 

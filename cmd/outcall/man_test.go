@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"outcall/shim"
 )
 
 // manPage writes one command as a page of section 1 (man(7) macros). The
@@ -43,6 +46,24 @@ func manPage(c *cobra.Command) []byte {
 	}
 	return b.Bytes()
 }
+
+// agentPage is the page of the program inside the sandbox: what it says
+// itself when it is asked for help.
+func agentPage() []byte {
+	var help bytes.Buffer
+	shim.Main(context.Background(), shim.Caller{Args: []string{"--help"}, Stdout: &help, Stderr: &help})
+	synopsis, rest, _ := strings.Cut(strings.TrimPrefix(help.String(), "Usage:\n"), "\n\n")
+	var b bytes.Buffer
+	b.WriteString(".TH OUTCALL\\-AGENT 1 \"\" outcall\n.SH NAME\noutcall\\-agent \\- ask the outcall session for a verdict, from inside\n")
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.nf\n%s\n.fi\n", roff(synopsis))
+	fmt.Fprintf(&b, ".SH DESCRIPTION\n%s\n.PP\n%s\n", roff(agentText), roff(rest))
+	b.WriteString(".SH SEE ALSO\n.BR outcall (1)\n")
+	return b.Bytes()
+}
+
+const agentText = `For programs in a sandbox that want to know before they try. It is a courtesy
+to a willing agent and enforces nothing: what leaves the sandbox is decided on
+the wire, whoever asked.`
 
 func flags(b *bytes.Buffer, title string, fs *pflag.FlagSet) {
 	if !fs.HasAvailableFlags() {
