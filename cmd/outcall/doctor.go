@@ -18,6 +18,7 @@ import (
 	"outcall/policy/escape"
 	"outcall/sandbox"
 	"outcall/sandbox/gate"
+	"outcall/sandbox/idmap"
 )
 
 // A finding is one line of doctor.
@@ -67,9 +68,9 @@ func doctorText(w io.Writer, found []finding) {
 
 // diagnose does what a run does and looks at what a run only needs sometimes.
 func (a *app) diagnose(ctx context.Context) []finding {
-	found := []finding{kernelFinding(), a.runtimeFinding()}
+	found := []finding{kernelFinding(), a.runtimeFinding(), a.stateFinding()}
 	found = append(found, a.sessionFindings(ctx)...)
-	return append(found, tapFinding(), ipv6Finding(), protocolFinding())
+	return append(found, rootFinding(), tapFinding(), ipv6Finding(), protocolFinding())
 }
 
 func kernelFinding() finding {
@@ -88,6 +89,43 @@ func (a *app) runtimeFinding() finding {
 	if filepath.Dir(f.Got) != filepath.Clean(a.env.RuntimeDir) {
 		f.OK = false
 		f.Got += " (XDG_RUNTIME_DIR is unset, or not a directory of yours)"
+	}
+	return f
+}
+
+// stateFinding asks whether the audit can be written where it is kept: in the
+// state directory, or in the nearest one above it that exists.
+func (a *app) stateFinding() finding {
+	dir := a.env.StateDir()
+	f := finding{Name: "state directory", OK: true, Got: dir}
+	if dir == "" {
+		f.OK, f.Got = false, "neither XDG_STATE_HOME nor HOME is set: the audit goes to the session directory and ends with it"
+		return f
+	}
+	at := dir
+	err := unix.Access(at, unix.W_OK|unix.X_OK)
+	for errors.Is(err, unix.ENOENT) && at != filepath.Dir(at) {
+		at = filepath.Dir(at)
+		err = unix.Access(at, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		f.OK, f.Got = false, fmt.Sprintf("%s: write %s: %v: the audit goes to the session directory and ends with it", dir, at, err)
+	}
+	return f
+}
+
+// rootFinding plans the ids of --root as a run would.
+func rootFinding() finding {
+	f := finding{Name: "--root", OK: true}
+	plan, err := idmap.New(idmap.Request{Root: true, Dir: "/", Getenv: os.Getenv})
+	switch {
+	case err != nil:
+		f.OK, f.Got = false, err.Error()
+	case len(plan.UIDs) > 1:
+		f.Got = "uid 0 inside with subordinate ids"
+	default:
+		f.Got = "uid 0 inside is the single id: programs that change users fail"
+		f.Mend = "only needed for those: package uidmap, and a range for this user in /etc/subuid and /etc/subgid"
 	}
 	return f
 }
