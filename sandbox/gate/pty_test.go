@@ -102,7 +102,7 @@ func TestTerminal(t *testing.T) {
 
 func TestTerminalInterrupt(t *testing.T) {
 	c := inside(t)
-	p, s := terminal(t, c, "/bin/sh", "-c", "echo ready; sleep 1000; echo no")
+	p, s := terminal(t, c, "/bin/sh", "-c", "echo ready; exec sleep 1000")
 	s.waitFor(t, "ready")
 	send(t, p, "\x03")
 	wait(t, p.Done(), "the end by Ctrl-C")

@@ -72,7 +72,8 @@ const (
 // and belong to the caller.
 type conn struct {
 	fd   int
-	wmu  sync.Mutex
+	wmu  sync.Mutex // one message at a time
+	fdmu sync.Mutex // shutdown against close; never held while anything waits
 	once sync.Once
 }
 
@@ -171,12 +172,18 @@ func rights(oob []byte) ([]int, error) {
 
 // shutdown wakes both ends' readers with EOF; close gives the descriptor back
 // and must not run while another goroutine is in recv.
-func (c *conn) shutdown() { _ = unix.Shutdown(c.fd, unix.SHUT_RDWR) }
+func (c *conn) shutdown() {
+	c.fdmu.Lock()
+	defer c.fdmu.Unlock()
+	_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
+}
 
 func (c *conn) close() {
 	c.once.Do(func() {
 		c.wmu.Lock()
 		defer c.wmu.Unlock()
+		c.fdmu.Lock()
+		defer c.fdmu.Unlock()
 		unix.Close(c.fd)
 		c.fd = -1 // a late send must not reach who gets the number next
 	})
