@@ -1,10 +1,10 @@
 package link
 
 import (
-	"errors"
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
