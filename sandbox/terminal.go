@@ -36,6 +36,9 @@ func openTerminal(files [3]*os.File, kind [3]stdio.Kind) (*terminal, error) {
 	if t.t, err = term.Open(in); err != nil {
 		return nil, err
 	}
+	if kind[1] != stdio.PTY { // a pipe's other end may write to the terminal
+		t.t.Share()
+	}
 	return t, t.t.Guard()
 }
 

@@ -305,3 +305,28 @@ func TestNoTerminal(t *testing.T) {
 		t.Error("/dev/null was taken for a terminal")
 	}
 }
+
+// A pipeline's other programs write to the terminal while it is raw.
+func TestSharedTerminalKeepsItsLines(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		master, tty, err := pty.Open()
+		must(t, err)
+		defer master.Close()
+		defer tty.Close()
+		term, err := Open(tty)
+		must(t, err)
+		if shared {
+			term.Share()
+		}
+		must(t, term.Raw())
+		tio, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		must(t, err)
+		if got := tio.Oflag&unix.OPOST != 0; got != shared {
+			t.Errorf("shared %v: output processing is %v", shared, got)
+		}
+		if tio.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) != 0 {
+			t.Errorf("shared %v: the terminal is not raw", shared)
+		}
+		must(t, term.Restore())
+	}
+}

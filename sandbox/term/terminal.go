@@ -12,8 +12,9 @@ import (
 // A Terminal is the user's terminal and the mode it had when it was opened.
 // Its methods are safe for concurrent use.
 type Terminal struct {
-	f     *os.File
-	saved unix.Termios
+	f      *os.File
+	saved  unix.Termios
+	shared bool
 
 	mu    sync.Mutex
 	raw   bool
@@ -36,6 +37,12 @@ func Open(f *os.File) (*Terminal, error) {
 	}
 	return t, nil
 }
+
+// Share keeps the terminal's own output processing in raw mode: programs beside
+// the command write to it, as head does in `outcall run -- yes | head`, and
+// their lines need their carriage returns. What comes from the pty has its own
+// and a second does no harm. It is called before Attach.
+func (t *Terminal) Share() { t.shared = true }
 
 // Size is the window's; a terminal that has none is 24 by 80.
 func (t *Terminal) Size() (rows, cols uint16) {
@@ -75,7 +82,9 @@ func (t *Terminal) Raw() error {
 	}
 	tio := t.saved // cfmakeraw(3)
 	tio.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	tio.Oflag &^= unix.OPOST
+	if !t.shared {
+		tio.Oflag &^= unix.OPOST
+	}
 	tio.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	tio.Cflag = tio.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	tio.Cc[unix.VMIN], tio.Cc[unix.VTIME] = 1, 0
