@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/idna"
+
+	"outcall/policy/preset"
 )
 
 // MaxTargets is the number of --allow targets of one session.
@@ -19,14 +21,20 @@ const MaxTargets = 1000
 //	HOST:PORT   any TCP protocol by that name on that port; TLS must carry SNI
 //	.HOST       the name and all below it (also .HOST:PORT)
 //	CIDR[:PORT] addresses; a single address is the network of itself
+//	preset:NAME a rule file of its own, which AllowSources adds
 func AllowTargets(targets []string) (Source, error) {
 	src := Source{Path: "--allow", Origin: CLI}
 	if len(targets) > MaxTargets {
 		return src, fmt.Errorf("--allow: %d targets, more than %d", len(targets), MaxTargets)
 	}
 	var b strings.Builder
-	b.WriteString("version: \"1\"\nrules:\n")
 	for i, t := range targets {
+		if strings.HasPrefix(t, preset.Prefix) {
+			if _, err := presetSource(t); err != nil {
+				return src, fmt.Errorf("--allow %s: %w", strconv.Quote(t), err)
+			}
+			continue
+		}
 		cond, ports, err := allowTarget(t)
 		if err != nil {
 			return src, fmt.Errorf("--allow %s: %w", strconv.Quote(t), err)
@@ -36,15 +44,16 @@ func AllowTargets(targets []string) (Source, error) {
 			fmt.Fprintf(&b, "    egress: {mode: proxy, ports: [%s]}\n", ports)
 		}
 	}
-	src.Data = []byte(b.String())
+	head := "version: \"1\"\nrules:\n"
+	if b.Len() == 0 {
+		head = "version: \"1\"\nrules: []\n"
+	}
+	src.Data = []byte(head + b.String())
 	return src, nil
 }
 
 // allowTarget returns the condition and the ports of one target.
 func allowTarget(t string) (cond, ports string, err error) {
-	if strings.HasPrefix(t, "preset:") {
-		return "", "", fmt.Errorf("presets are not part of this version")
-	}
 	if p, port, ok, err := parseNetwork(t); err != nil {
 		return "", "", err
 	} else if ok {

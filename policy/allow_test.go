@@ -162,7 +162,7 @@ func TestAllowNetworks(t *testing.T) {
 func TestAllowTargetErrors(t *testing.T) {
 	for _, target := range []string{
 		"", ".", "a..b", "a b", "a\x00b", "a'b", `a"b`, "a:0", "a:65536", "a:x", "a:+1", "a:1:2", "*.a.test", "127.1", "0x7f.1",
-		"2130706433", "0x7F000001", "0177.0.0.1", "10.0.0.1/8", "10.0.0.0/33", "[::1", "[::1]x", "[::1]:", "fe80::1%eth0", "preset:npm", "-a", "http://a.test/",
+		"2130706433", "0x7F000001", "0177.0.0.1", "10.0.0.1/8", "10.0.0.0/33", "[::1", "[::1]x", "[::1]:", "fe80::1%eth0", "preset:nmp", "-a", "http://a.test/",
 		"a/b", "xn--\u00e9", "::ffff:10.0.0.0/104",
 	} {
 		src, err := AllowTargets([]string{target})

@@ -1,6 +1,10 @@
 package policy
 
-import "net"
+import (
+	"net"
+
+	"outcall/policy/preset"
+)
 
 // Remedy is one line that says what can be done about a denial. target is a
 // name or name:port as the audit tells it, rule the id of the deciding rule.
@@ -16,6 +20,9 @@ func Remedy(target, rule string, structural bool) string {
 	case structural:
 		return "no --allow opens it: outcall explain " + target + " tells why"
 	case rule == DefaultPolicy:
+		if name := preset.Holding(host, port); name != "" {
+			return "to allow it: --allow " + target + ", or all of its kind: --allow " + preset.Prefix + name
+		}
 		return "to allow it: --allow " + target
 	}
 	return "outcall explain " + target + " shows what rule " + rule + " decides"

@@ -138,11 +138,11 @@ func (s *Sources) Read() (src []Source, notes []string, err error) {
 		return nil, notes, err
 	}
 	if len(s.places.Allow) > 0 {
-		cli, err := AllowTargets(s.places.Allow)
+		cli, err := AllowSources(s.places.Allow)
 		if err != nil {
 			return nil, notes, err
 		}
-		src = append(src, cli)
+		src = append(src, cli...)
 	}
 	return src, notes, nil
 }

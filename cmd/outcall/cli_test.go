@@ -229,3 +229,25 @@ func TestOutputErrors(t *testing.T) {
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+// A preset is printed as it is, without a session: what is saved loads.
+func TestRulesShowPreset(t *testing.T) {
+	env := testEnv(t)
+	code, out, errOut := call(t, env, "rules", "show", "preset:npm")
+	if code != 0 || errOut != "" {
+		t.Fatalf("code %d, stderr %q", code, errOut)
+	}
+	path := filepath.Join(t.TempDir(), "npm.yaml")
+	if err := os.WriteFile(path, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errOut := call(t, env, "rules", "check", path); code != 0 {
+		t.Errorf("what was printed does not load: code %d, %s%s", code, out, errOut)
+	}
+	if code, out, _ := call(t, env, "rules", "show", "preset:npm", "--json"); code != 0 || !strings.Contains(out, `"name": "npm"`) {
+		t.Errorf("--json: code %d, %s", code, out)
+	}
+	if code, out, errOut := call(t, env, "rules", "show", "preset:nmp"); code != exitUsage || out != "" || !strings.Contains(errOut, "pypi") {
+		t.Errorf("an unknown preset: code %d, stdout %q, stderr %q", code, out, errOut)
+	}
+}

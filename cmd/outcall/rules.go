@@ -10,6 +10,7 @@ import (
 
 	"outcall/policy"
 	"outcall/policy/escape"
+	"outcall/policy/preset"
 	"outcall/sandbox/hostapi"
 )
 
@@ -47,8 +48,15 @@ func place(r hostapi.Rule) string {
 
 func (a *app) rulesShowCommand() *cobra.Command {
 	var asJSON *bool
-	c := a.ask("show ID [--json]", "one rule in full", exactly("ID"),
-		func(ctx context.Context, c *hostapi.Client, args []string) error {
+	c := a.cmd("show ID|preset:NAME [--json]", "one rule in full, or the rule file of a preset", exactly("ID"),
+		func(ctx context.Context, args []string) error {
+			if name, ok := strings.CutPrefix(args[0], preset.Prefix); ok {
+				return a.showPreset(name, *asJSON)
+			}
+			c, err := a.client(ctx, "")
+			if err != nil {
+				return err
+			}
 			r, err := c.Rule(ctx, args[0])
 			if err != nil {
 				return err

@@ -66,7 +66,7 @@ The exit code is the command's own; 128+n when signal n ended it; 124 time-out;
 func (f *runFlags) add(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringArrayVarP(&f.rules, "rules", "r", nil, "rule file or directory of *.yaml and *.yml, at `PATH` (repeatable)")
-	fs.StringArrayVarP(&f.allow, "allow", "a", nil, "allow `TARGET`: HOST, HOST:PORT, .HOST or CIDR[:PORT] (repeatable)")
+	fs.StringArrayVarP(&f.allow, "allow", "a", nil, "allow `TARGET`: HOST, HOST:PORT, .HOST, CIDR[:PORT] or preset:NAME (repeatable)")
 	fs.StringVarP(&f.name, "name", "n", "", "session `NAME` (default <command>-<letter><3 hex>)")
 	fs.StringVar(&f.mode, "mode", "enforce", "run in `MODE`: enforce, or observe (let pass, and note what the rules would deny)")
 	fs.StringSliceVar(&f.upstreams, "dns-upstream", nil, "resolvers `IP[:PORT],...` (default: the host's resolv.conf)")
