@@ -70,7 +70,7 @@ type Identity = Who
 type Snapshot struct {
 	Generation uint64
 	rules      []*Rule
-	warnings   []string
+	warnings   []Warning
 	files      int
 }
 
@@ -78,7 +78,16 @@ type Snapshot struct {
 func (s *Snapshot) Rules() []*Rule { return s.rules }
 
 // Warnings returns what `rules check` warns of, as path:line: text.
-func (s *Snapshot) Warnings() []string { return s.warnings }
+func (s *Snapshot) Warnings() []string {
+	var out []string
+	for _, w := range s.warnings {
+		out = append(out, w.String())
+	}
+	return out
+}
+
+// Findings returns the warnings by their parts.
+func (s *Snapshot) Findings() []Warning { return s.warnings }
 
 // Files returns the number of files loaded.
 func (s *Snapshot) Files() int { return s.files }

@@ -1,75 +1,135 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+
+	"cel.dev/cel-go/cel"
 )
 
-// warnings lists what is legal and probably not meant, as path:line: text.
-func (l *loader) warnings(rules []*Rule) []string {
-	w := &warner{rules: rules}
+// A Warning is something in a rule file that is legal and probably not meant.
+type Warning struct {
+	Path string // "" where no file is meant
+	Line int
+	Rule string // the rule's id, "" where none is meant
+	Code string // one of WarningCodes
+	Msg  string
+}
+
+// String returns the warning as path:line: text.
+func (w Warning) String() string {
+	if w.Path == "" {
+		return w.Msg
+	}
+	return fmt.Sprintf("%s:%d: %s", w.Path, w.Line, w.Msg)
+}
+
+// The codes of warnings. They are stable: CI systems keep lists of them.
+const (
+	WarnUnused       = "unused-definition"
+	WarnNoRules      = "no-rules"
+	WarnShadowed     = "shadowed-rule"
+	WarnOverlap      = "equal-priority"
+	WarnNoLayer      = "no-layer"
+	WarnUnresolvable = "unresolvable-name"
+	WarnProcess      = "process-only"
+	WarnWideDirect   = "wide-direct-ip"
+	WarnReadDirect   = "block-before-direct-ip"
+	WarnAnyPort      = "any-port"
+	WarnAllBut       = "all-but"
+	WarnNever        = "never-equal"
+	WarnPart         = "part-of-a-name"
+	WarnTooMany      = "not-compared"
+)
+
+// WarningCodes tells each code and what it means, in one line.
+var WarningCodes = map[string]string{
+	WarnUnused:       "a definition that no rule uses",
+	WarnNoRules:      "no rules are loaded: everything is blocked",
+	WarnShadowed:     "a rule that an earlier one leaves nothing to decide",
+	WarnOverlap:      "an allow and a block of equal priority match the same: the order of the files decides",
+	WarnNoLayer:      "a condition that no layer can satisfy",
+	WarnUnresolvable: "an allowed name that no rule lets DNS resolve",
+	WarnProcess:      "an allow that only process.* narrows, which a program can hide or impersonate",
+	WarnWideDirect:   "direct_ip for names that the rule does not name one by one",
+	WarnReadDirect:   "a block by what only bytes tell stands before a direct_ip rule: its flows wait to be read",
+	WarnAnyPort:      "an allow by network.hostname without a port: every TCP and UDP port of the name",
+	WarnAllBut:       "an allow of all names or addresses but some",
+	WarnNever:        "a comparison with a value that the field never has",
+	WarnPart:         "a part of a name or address that ends where no label or number ends",
+	WarnTooMany:      "more rules are alike than are compared with each other",
+}
+
+// warnings lists what is legal and probably not meant, in the order of files
+// and lines.
+func (l *loader) warnings(rules []*Rule) []Warning {
+	w := &warner{rules: rules, text: map[string]func() (string, bool){}, shapes: map[*Rule]shape{}}
 	for _, f := range l.files {
 		for _, name := range f.order {
 			if d := f.defs[name]; !d.used {
-				w.at(f.src.Path, d.line, "definition '%s' is not used", name)
+				w.add(Warning{f.src.Path, d.line, "", WarnUnused, fmt.Sprintf("definition '%s' is not used", name)})
+			}
+		}
+		for _, r := range f.rules {
+			w.text[r.ID] = func() (string, bool) {
+				s, bad := f.expand(r.text)
+				return s.text, bad == nil
 			}
 		}
 	}
 	if len(rules) == 0 {
-		return append(w.out, "no rules are loaded: everything is blocked")
+		w.add(Warning{Code: WarnNoRules, Msg: "no rules are loaded: everything is blocked"})
+		return w.out
 	}
 	w.survey()
-	for i, r := range rules {
+	for _, r := range rules {
 		w.layers(r)
-		if i > 0 && r.Origin == Operator {
-			w.shadowed(i, r)
-		}
+		w.constants(r)
 		if !r.Block {
 			w.allowRule(r)
 		}
 	}
-	w.overlaps()
+	w.compareAll()
+	slices.SortStableFunc(w.out, func(a, b Warning) int {
+		return cmp.Or(l.order[a.Path]-l.order[b.Path], a.Line-b.Line)
+	})
 	return w.out
 }
 
 type warner struct {
 	rules []*Rule
-	out   []string
-	all   int // place of the first rule that matches everything, or -1
-	first map[*compiled]*Rule
+	out   []Warning
+	text  map[string]func() (string, bool) // the expanded condition of each rule, by id
 	// exact and below are the names that allow rules compare questions with;
 	// any is set where one allows questions in another way.
 	exact, below map[string]bool
 	any          bool
+
+	env    *cel.Env // made when the first condition is looked into
+	shapes map[*Rule]shape
+	parsed int  // conditions that were looked into
+	left   bool // more conditions than maxShapes asked to be looked into
 }
 
-func (w *warner) at(path string, line int, format string, args ...any) {
-	w.out = append(w.out, fmt.Sprintf("%s:%d: %s", path, line, fmt.Sprintf(format, args...)))
+func (w *warner) add(f Warning) { w.out = append(w.out, f) }
+
+func (w *warner) rule(r *Rule, code, format string, args ...any) {
+	w.add(Warning{r.File, r.Line, r.ID, code, fmt.Sprintf("rule '%s' "+format, append([]any{r.ID}, args...)...)})
 }
 
-func (w *warner) rule(r *Rule, format string, args ...any) {
-	w.at(r.File, r.Line, "rule '%s' "+format, append([]any{r.ID}, args...)...)
-}
-
-// survey finds the first rule that matches everything, and which questions
-// can be answered.
+// survey finds which questions can be answered.
 func (w *warner) survey() {
-	w.all, w.first, w.exact, w.below = -1, map[*compiled]*Rule{}, map[string]bool{}, map[string]bool{}
-	for i, r := range w.rules {
-		if w.first[r.c] == nil {
-			w.first[r.c] = r
+	w.exact, w.below = map[string]bool{}, map[string]bool{}
+	for _, r := range w.rules {
+		if r.Block {
+			continue
 		}
-		if r.c.fields == 0 && len(r.Ports) == 0 && r.Mode == ModeProxy {
-			if v, _ := eval(&r.c.parts[0], (*allowView)(NewFacts(LayerRaw, Who{}))); v == yes {
-				w.any = w.any || !r.Block
-				if w.all < 0 {
-					w.all = i
-				}
-			}
-		}
-		if !r.Block && r.c.fields.Has(DNSQuery) {
+		if r.c.fields.Has(DNSQuery) {
 			w.questions(r)
+		} else if r.c.fields&^layerFields[LayerDNS] == 0 {
+			w.any = true // nothing in it hinders a question
 		}
 	}
 }
@@ -123,117 +183,53 @@ var layerFields = func() [numLayers]FieldSet {
 	return out
 }()
 
+// onOneLayer reports whether some layer can know all of the fields.
+func onOneLayer(need FieldSet) bool {
+	for l := LayerDNS; l < numLayers; l++ {
+		if need&^layerFields[l] == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // layers warns of a condition that no layer can make true: its fields are
-// never known together, in any alternative of its top-level ||.
+// never known together, or it contradicts itself, in every alternative.
 func (w *warner) layers(r *Rule) {
 	for x := DockerImage; x < NumFields; x++ {
 		if r.c.fields.Has(x) {
-			w.rule(r, "uses %s, which nothing here knows: it never matches by that", x)
+			w.rule(r, WarnNoLayer, "uses %s, which nothing here knows: it never matches by that", x)
 			return
 		}
 	}
-	if r.Block {
+	if r.c.contradictable() {
+		if s, ok := w.shape(r); ok && !slices.ContainsFunc(s, cube.satisfiable) {
+			w.rule(r, WarnNoLayer, "can match on no layer: its comparisons contradict each other")
+			return
+		}
+	}
+	if r.Block || len(r.c.needs) == 0 {
 		return // an absent field is empty in a block
 	}
-	for _, need := range r.c.needs {
-		for l := LayerDNS; l < numLayers; l++ {
-			if need&^layerFields[l] == 0 {
-				return
-			}
-		}
-	}
-	if len(r.c.needs) > 0 {
-		w.rule(r, "can match on no layer: no layer knows %s together", r.c.fields)
+	if !slices.ContainsFunc(r.c.needs, onOneLayer) {
+		w.rule(r, WarnNoLayer, "can match on no layer: no layer knows %s together", r.c.fields)
 	}
 }
 
-// shadowed warns of a rule that stands behind one that always decides.
-func (w *warner) shadowed(i int, r *Rule) {
-	if w.all >= 0 && w.all < i {
-		w.rule(r, "is never asked: rule '%s' before it matches everything", w.rules[w.all].ID)
-		return
-	}
-	if before := w.first[r.c]; before != r && slices.Equal(before.Ports, r.Ports) && before.Mode == r.Mode {
-		w.rule(r, "is shadowed by rule '%s', which has the same condition", before.ID)
-	}
-}
-
-const processFields = FieldSet(1<<ProcessExe | 1<<ProcessName | 1<<ProcessArgs)
-
-// allowRule warns of what one allow rule opens or fails to open.
-func (w *warner) allowRule(r *Rule) {
-	if r.c.fields != 0 && r.c.fields&^processFields == 0 {
-		w.rule(r, "is narrowed only by process.*, which a program can hide or impersonate")
-	}
-	names, wide := false, false
-	for _, u := range r.c.texts {
-		switch u.field {
-		case NetworkHostname, HTTPHost, TLSSNI:
-			names = true
-			if !w.resolvable(u) {
-				w.rule(r, "allows %s by %s, but no rule lets DNS resolve it", u.value, u.field)
-			}
-		case DNSQuery:
-			wide = wide || u.below
-		}
-	}
-	if r.Mode == ModeDirectIP && wide {
-		w.rule(r, "opens every address that any name below a suffix resolves to, unread (direct_ip)")
-	}
-	if names && r.c.fields.Has(NetworkHostname) && !r.c.fields.Has(NetworkPort) && len(r.Ports) == 0 {
-		w.rule(r, "allows by network.hostname without a port: it opens every TCP and UDP port of the name")
-	}
-}
-
-// resolvable reports whether some allow rule could answer a question for the
-// name, or for something below the suffix.
-func (w *warner) resolvable(u textUse) bool {
-	name := strings.Trim(u.value, ".")
-	if w.any || w.exact[name] || u.value == "" {
+// contradictable reports whether a field is compared more than once, so that
+// it is worth while to look into the condition.
+func (c *compiled) contradictable() bool {
+	if len(c.port.consts) > 1 || len(c.ip.lits) > 1 {
 		return true
 	}
-	for {
-		if w.below[name] {
+	var seen FieldSet
+	for _, u := range c.texts {
+		if seen.Has(u.field) {
 			return true
 		}
-		_, up, ok := strings.Cut(name, ".")
-		if !ok {
-			return false
-		}
-		name = up
+		seen = seen.With(u.field)
 	}
-}
-
-// overlaps warns of allow and block of one priority that can both match: the
-// order of files decides, which is easily changed by accident. It looks at
-// rules that name the same constants.
-func (w *warner) overlaps() {
-	seen := map[textUse][]*Rule{}
-	for _, r := range w.rules {
-		done := map[*Rule]bool{}
-		for _, u := range r.c.texts {
-			key := textUse{u.field, u.value, false}
-			for _, o := range seen[key] {
-				if !done[o] && len(done) < maxTried {
-					done[o] = true
-					w.overlap(o, r, u)
-				}
-			}
-			if len(seen[key]) < maxTried {
-				seen[key] = append(seen[key], r)
-			}
-		}
-	}
-}
-
-func (w *warner) overlap(o, r *Rule, u textUse) {
-	switch {
-	case o.Block == r.Block:
-	case o.Priority == r.Priority && o.Origin == r.Origin:
-		w.rule(r, "and rule '%s' both match %s %s with equal priority, one allows and one blocks: their order in the files decides", o.ID, u.field, u.value)
-	case o.Block && r.Mode == ModeDirectIP && o.c.fields&laterFields != 0:
-		w.rule(r, "is direct_ip, and rule '%s' before it blocks by fields that only its bytes tell: flows wait to be read", o.ID)
-	}
+	return c.fields == 0
 }
 
 // laterFields are those that a first packet does not know yet.
