@@ -82,8 +82,12 @@ func readHost(session []netip.Prefix) (*policy.Host, error) {
 // hasIPv6Route tells whether the host can reach the IPv6 internet at all: a
 // session without it answers AAAA with NODATA, so that clients do not wait
 // for connections that cannot be had.
-func hasIPv6Route() bool {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+func hasIPv6Route() bool { return hasDefaultRoute(netlink.FAMILY_V6) }
+
+// hasDefaultRoute asks for one address family's default route that leads
+// somewhere.
+func hasDefaultRoute(family int) bool {
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return false
 	}

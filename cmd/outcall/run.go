@@ -19,6 +19,13 @@ import (
 	"outcall/sandbox/session"
 )
 
+// What run and doctor have where no flag says otherwise.
+const (
+	defaultSubnet    = "10.200.0.0/24"
+	defaultBridge    = "outcall0"
+	defaultProxyPort = 8080
+)
+
 // runFlags are the flags of run as written.
 type runFlags struct {
 	rules, allow, upstreams, binds, weak, env []string
@@ -71,9 +78,9 @@ func (f *runFlags) add(c *cobra.Command) {
 	fs.StringVar(&f.mode, "mode", "enforce", "run in `MODE`: enforce, or observe (let pass, and note what the rules would deny)")
 	fs.StringSliceVar(&f.upstreams, "dns-upstream", nil, "resolvers `IP[:PORT],...` (default: the host's resolv.conf)")
 	fs.StringVar(&f.proxy, "upstream-proxy", "", "`URL` by which outcall itself reaches out: http://, socks5:// or none (default: the host's proxy variables)")
-	fs.StringVar(&f.subnet, "subnet", "10.200.0.0/24", "`CIDR` of the sandbox's network")
-	fs.StringVar(&f.bridge, "bridge", "outcall0", "`NAME` of the bridge")
-	fs.Uint16Var(&f.proxyPort, "proxy-port", 8080, "`PORT` of the HTTP proxy")
+	fs.StringVar(&f.subnet, "subnet", defaultSubnet, "`CIDR` of the sandbox's network")
+	fs.StringVar(&f.bridge, "bridge", defaultBridge, "`NAME` of the bridge")
+	fs.Uint16Var(&f.proxyPort, "proxy-port", defaultProxyPort, "`PORT` of the HTTP proxy")
 	fs.BoolVar(&f.noProxy, "no-proxy", false, "no HTTP proxy and no proxy variables")
 	fs.StringVar(&f.audit, "audit", "", "audit log at `PATH` (default ${XDG_STATE_HOME:-~/.local/state}/outcall/<name>/audit.jsonl)")
 	fs.StringArrayVar(&f.binds, "bind", nil, "bring back a host `PATH` that the sandbox hides, read-write (repeatable)")

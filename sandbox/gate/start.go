@@ -100,11 +100,15 @@ func (c *Client) begin(ctx context.Context, o Options) error {
 	return nil
 }
 
+// NoCapabilities is the Detail of a user namespace that is there and has no
+// powers.
+const NoCapabilities = "granted without capabilities"
+
 // blame names the true cause where the first use of a capability was refused:
 // the user namespace came without its powers.
 func blame(e *StageError) error {
 	if e.Stage == StageNetNS && (e.Errno == unix.EPERM || e.Errno == unix.EACCES) && !strings.Contains(e.Detail, "for a test") {
-		return &StageError{Stage: StageUserNS, Detail: "granted without capabilities", Errno: e.Errno, Hint: e.Hint}
+		return &StageError{Stage: StageUserNS, Detail: NoCapabilities, Errno: e.Errno, Hint: e.Hint}
 	}
 	return e
 }

@@ -35,18 +35,19 @@ const x32Bit = 0x40000000
 
 // refused are the calls that fail whatever their arguments are.
 var refused = []struct {
+	name  string
 	nr    uint32
 	errno unix.Errno
 }{
-	{unix.SYS_IO_URING_SETUP, unix.ENOSYS},
-	{unix.SYS_IO_URING_ENTER, unix.ENOSYS},
-	{unix.SYS_IO_URING_REGISTER, unix.ENOSYS},
-	{unix.SYS_ADD_KEY, unix.ENOSYS},
-	{unix.SYS_REQUEST_KEY, unix.ENOSYS},
-	{unix.SYS_KEYCTL, unix.ENOSYS},
-	{unix.SYS_BPF, unix.EPERM},
-	{unix.SYS_PERF_EVENT_OPEN, unix.EPERM},
-	{unix.SYS_USERFAULTFD, unix.EPERM},
+	{"io_uring_setup", unix.SYS_IO_URING_SETUP, unix.ENOSYS},
+	{"io_uring_enter", unix.SYS_IO_URING_ENTER, unix.ENOSYS},
+	{"io_uring_register", unix.SYS_IO_URING_REGISTER, unix.ENOSYS},
+	{"add_key", unix.SYS_ADD_KEY, unix.ENOSYS},
+	{"request_key", unix.SYS_REQUEST_KEY, unix.ENOSYS},
+	{"keyctl", unix.SYS_KEYCTL, unix.ENOSYS},
+	{"bpf", unix.SYS_BPF, unix.EPERM},
+	{"perf_event_open", unix.SYS_PERF_EVENT_OPEN, unix.EPERM},
+	{"userfaultfd", unix.SYS_USERFAULTFD, unix.EPERM},
 }
 
 // families are the socket families that a command may use.
