@@ -65,6 +65,7 @@ type target struct {
 
 // A route is a judged way to a target.
 type route struct {
+	snap  *policy.Snapshot // that judged it
 	addrs []judged
 	rul   ruling // of the best address, or the denial
 	fail  string // why there is none although no verdict stands against it
@@ -78,13 +79,30 @@ type judged struct {
 	facts *policy.Facts
 }
 
-// route judges a target without its address, resolves it, and judges again with
-// each address known.
+// maxRoutes is how often a target is judged from the start because the rules
+// were replaced while its name was resolved; beyond it, it is denied.
+const maxRoutes = 4
+
+// route finds the way to a target under rules that are in force at its end: a
+// name can take long to resolve, and a reload does not see what is not
+// connected yet.
 func (h *httpConn) route(ctx context.Context, t target) route {
-	snap := h.s.snapshot()
-	if snap == nil {
-		return route{rul: structural("no rules are loaded")}
+	for range maxRoutes {
+		snap := h.s.snapshot()
+		if snap == nil {
+			return route{rul: structural("no rules are loaded")}
+		}
+		if ro := h.routeBy(ctx, snap, t); h.s.snapshot() == snap {
+			ro.snap = snap
+			return ro
+		}
 	}
+	return route{rul: structural("the rules were replaced each time the name was resolved")}
+}
+
+// routeBy judges a target without its address, resolves it, and judges again
+// with each address known.
+func (h *httpConn) routeBy(ctx context.Context, snap *policy.Snapshot, t target) route {
 	if t.auth.IsAddr() {
 		return h.weigh(snap, t, []netip.Addr{t.auth.Addr})
 	}
@@ -157,7 +175,7 @@ func (h *httpConn) reach(ctx context.Context, t target, id string, e policy.Even
 	if t.auth.IsAddr() {
 		name = ""
 	}
-	c, j, err := h.dialFirst(ctx, name, t.layer, ro.addrs)
+	c, j, err := h.dialFirst(ctx, name, t.layer, ro)
 	if err != nil {
 		return nil, judged{}, h.closeWith(err)
 	}
@@ -165,16 +183,15 @@ func (h *httpConn) reach(ctx context.Context, t target, id string, e policy.Even
 }
 
 // dialFirst tries the addresses in order, each with a share of the time.
-func (h *httpConn) dialFirst(ctx context.Context, name string, l policy.Layer, addrs []judged) (*egress.Conn, judged, error) {
+func (h *httpConn) dialFirst(ctx context.Context, name string, l policy.Layer, ro route) (*egress.Conn, judged, error) {
 	var first error
-	for _, j := range addrs {
-		snap := h.s.snapshot()
+	for _, j := range ro.addrs {
 		h.f.hold(h.s.cfg.Pins, name, j.dst.Addr())
 		h.f.bind(name, j.dst, step{l, j.facts, j.dst.Addr(), j.rul.allowedBy()})
-		if !h.s.current(h.f, snap) {
+		if !h.s.current(h.f, ro.snap) {
 			return nil, j, errRevoked
 		}
-		dctx, cancel := context.WithTimeout(ctx, h.s.times.dial/time.Duration(min(len(addrs), 4)))
+		dctx, cancel := context.WithTimeout(ctx, h.s.times.dial/time.Duration(min(len(ro.addrs), 4)))
 		c, err := h.s.dial(dctx, name, j.dst)
 		cancel()
 		if err == nil {
