@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -57,4 +58,36 @@ func TestK3StoppedHelperAndTimeout(t *testing.T) {
 		p.Wait().Must(t, 124)
 		x.Wait()
 	})
+}
+
+// A start that was stopped is given up, and later ones have their turn: when
+// the agent lets go, exec works.
+func TestK3StoppedStartEnds(t *testing.T) {
+	b := harness.New(t)
+	hold := b.Work + "/hold"
+	if err := os.WriteFile(hold, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := b.StartSandbox(allowAPI, "sh", "-c", "echo ready; trap '' TERM; while [ -e "+hold+" ]; do kill -STOP -1; done; echo over; exec sleep 1000")
+	p.WaitFor("ready")
+	spoilt := b.Start(b.Command("exec", p.Name, "--", "true"))
+	time.Sleep(2 * time.Second) // it stands now
+	within(t, "bridge down", 5*time.Second, func() { b.Outcall("bridge", "--session", p.Name, "down").Must(t, 0) })
+	within(t, "bridge up", 5*time.Second, func() { b.Outcall("bridge", "--session", p.Name, "up").Must(t, 0) })
+	if err := os.Remove(hold); err != nil {
+		t.Fatal(err)
+	}
+	p.WaitFor("over")
+	x := b.Start(b.Command("exec", p.Name, "--", "echo", "here"))
+	select {
+	case <-x.Done():
+		if r := x.Wait(); r.Stdout != "here\n" {
+			t.Errorf("exec: %d %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+	case <-time.After(2 * time.Minute): // far more than both may take together
+		t.Error("no exec after the agent has let go")
+	}
+	b.Outcall("stop", p.Name).Must(t, 0)
+	p.Wait()
+	spoilt.Wait()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -12,17 +11,23 @@ import (
 )
 
 // BridgeDown removes the bridge, and with it every way out. It is no error if
-// it is down already.
-func (c *Client) BridgeDown(ctx context.Context) error { return c.setBridge(ctx, "down") }
+// it is down already. The socket was opened before the agent ran, and the
+// kernel takes this from the owner of U1: egress can be cut when no process
+// can be made, and by nobody's leave.
+func (c *Client) BridgeDown(context.Context) error {
+	_, err := c.askRoute(bridgeRequest(unix.RTM_DELLINK, unix.NLM_F_ACK, c.network.Bridge))
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove %s: %w", c.network.Bridge, err)
+	}
+	return nil
+}
 
 // BridgeUp makes the bridge again, by the code that made it first. It is no
 // error if it is up already.
-func (c *Client) BridgeUp(ctx context.Context) error { return c.setBridge(ctx, "up") }
-
-func (c *Client) setBridge(ctx context.Context, how string) error {
-	p, err := c.spawn(ctx, Gateway, Spec{}, commandDoc{Bridge: how})
+func (c *Client) BridgeUp(ctx context.Context) error {
+	p, err := c.spawn(ctx, Gateway, Spec{}, commandDoc{BridgeUp: true})
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", how, err)
+		return fmt.Errorf("bridge up: %w", err)
 	}
 	select {
 	case <-p.Done():
@@ -33,36 +38,46 @@ func (c *Client) setBridge(ctx context.Context, how string) error {
 }
 
 // BridgeStatus tells the bridge's interface index in the gateway netns, 0 if
-// it is gone, and whether it is up. It asks over a socket that was opened
-// before the agent ran, so that it works when processes cannot be made.
-func (c *Client) BridgeStatus(ctx context.Context) (index int, up bool, err error) {
-	c.routeMu.Lock()
-	defer c.routeMu.Unlock()
-	if c.route == nil {
-		return 0, false, errGone
+// it is gone, and whether it is up. It needs no process, as BridgeDown.
+func (c *Client) BridgeStatus(context.Context) (index int, up bool, err error) {
+	data, err := c.askRoute(bridgeRequest(unix.RTM_GETLINK, 0, c.network.Bridge))
+	if errors.Is(err, unix.ENODEV) {
+		return 0, false, nil
 	}
-	index, up, err = linkStatus(c.route, c.network.Bridge)
+	if err == nil && len(data) < unix.SizeofIfInfomsg {
+		err = unix.EBADMSG
+	}
 	if err != nil {
 		return 0, false, fmt.Errorf("ask for %s: %w", c.network.Bridge, err)
 	}
-	return index, up, nil
+	info := nl.DeserializeIfInfomsg(data)
+	return int(info.Index), info.Flags&unix.IFF_UP != 0, nil
 }
 
-// linkStatus asks rtnetlink(7) for one link by name. The socket is
-// non-blocking and the kernel answers within the send.
-func linkStatus(f *os.File, name string) (index int, up bool, err error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+func bridgeRequest(typ, flags int, name string) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(typ, flags)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return req
+}
+
+// askRoute puts one question to rtnetlink(7) and returns the body of its
+// answer; an acknowledgement has none. The kernel answers within the send.
+func (c *Client) askRoute(req *nl.NetlinkRequest) ([]byte, error) {
+	c.routeMu.Lock()
+	defer c.routeMu.Unlock()
+	if c.route == nil {
+		return nil, errGone
+	}
+	raw, err := c.route.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
 	buf := make([]byte, 32<<10)
 	n := 0
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return 0, false, err
-	}
 	ctlErr := raw.Control(func(fd uintptr) {
 		// Nothing else is read here, but an answer that was given up on may
-		// still be queued.
+		// still be queued. The socket is non-blocking.
 		for {
 			if _, _, e := unix.Recvfrom(int(fd), buf, 0); e != nil {
 				break
@@ -73,30 +88,29 @@ func linkStatus(f *os.File, name string) (index int, up bool, err error) {
 		}
 	})
 	if err := errors.Join(ctlErr, err); err != nil {
-		return 0, false, err
+		return nil, err
 	}
-	msgs, err := syscall.ParseNetlinkMessage(buf[:n])
+	return routeAnswer(buf[:n])
+}
+
+func routeAnswer(packet []byte) ([]byte, error) {
+	msgs, err := syscall.ParseNetlinkMessage(packet)
 	if err != nil {
-		return 0, false, err
+		return nil, err
 	}
 	for _, m := range msgs {
 		switch m.Header.Type {
 		case unix.NLMSG_ERROR:
 			if len(m.Data) < 4 {
-				return 0, false, unix.EBADMSG
+				return nil, unix.EBADMSG
 			}
-			errno := syscall.Errno(-int32(nl.NativeEndian().Uint32(m.Data)))
-			if errno == unix.ENODEV {
-				return 0, false, nil
+			if errno := -int32(nl.NativeEndian().Uint32(m.Data)); errno != 0 {
+				return nil, syscall.Errno(errno)
 			}
-			return 0, false, errno
+			return nil, nil
 		case unix.RTM_NEWLINK:
-			if len(m.Data) < unix.SizeofIfInfomsg {
-				return 0, false, unix.EBADMSG
-			}
-			info := nl.DeserializeIfInfomsg(m.Data)
-			return int(info.Index), info.Flags&unix.IFF_UP != 0, nil
+			return m.Data, nil
 		}
 	}
-	return 0, false, unix.ENOMSG
+	return nil, unix.ENOMSG
 }

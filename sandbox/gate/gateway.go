@@ -16,7 +16,7 @@ import (
 var toolDirs = []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 
 // gatewayMain runs an operator's tool as owner of U1 in the gateway netns,
-// with the host's files read-only, or sets the bridge up or down. It is pid 1
+// with the host's files read-only, or makes the bridge again. It is pid 1
 // of its own pid namespace: what the tool leaves behind ends with it.
 func gatewayMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
@@ -24,9 +24,8 @@ func gatewayMain(c *conn) int {
 	if err := c.recvDoc(opConfig, &doc); err != nil {
 		return 125
 	}
-	if doc.Bridge != "" {
-		err := setBridge(doc.Network, doc.Bridge == "up", doc.FailStage)
-		if err != nil {
+	if doc.BridgeUp {
+		if err := bridgeUp(doc.Network, doc.FailStage); err != nil {
 			_ = c.send(&message{Op: opReady, Err: stageErr(StageBridge, doc.Network.Bridge, err)})
 			return 1
 		}

@@ -24,6 +24,7 @@ type keeper struct {
 	exe   int // the program, for stages outside of the view
 	inner int // the view's own copy of it, for stages that the agent may see
 	agent *nsThread
+	nets  *nsThread // in the agent's network namespace alone
 
 	init     *child
 	initNS   int // the namespaces that init was given, CLONE_NEW…
@@ -112,6 +113,10 @@ func (k *keeper) setUp() (listener int, err error) {
 	// namespaces without their powers shows here.
 	k.agent = newNSThread()
 	if err := k.step(StageNetNS, "the agent's", k.agent.unshare); err != nil {
+		return -1, err
+	}
+	k.nets = newNSThread()
+	if err := k.step(StageNetNS, "the agent's", func() error { return k.nets.join(k.agent.netNS) }); err != nil {
 		return -1, err
 	}
 	if err := k.startInit(); err != nil {
@@ -349,7 +354,7 @@ func (k *keeper) socket(m *message) (fd int, err error) {
 		return err
 	}
 	if m.Where == Agent {
-		err = k.agent.do(make)
+		err = k.nets.do(make)
 	} else {
 		err = make()
 	}

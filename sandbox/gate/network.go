@@ -301,10 +301,10 @@ func ipNet(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 }
 
-// setBridge takes the bridge away, or makes it again with all that hangs on
-// it. It runs in the gateway netns.
-func setBridge(n Network, up bool, fail string) error {
-	if err := inject(fail, StageBridge+" "+map[bool]string{true: "up", false: "down"}[up]); err != nil {
+// bridgeUp makes the bridge again with all that hangs on it. It runs in the
+// gateway netns.
+func bridgeUp(n Network, fail string) error {
+	if err := inject(fail, StageBridge+" up"); err != nil {
 		return err
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -313,22 +313,13 @@ func setBridge(n Network, up bool, fail string) error {
 	}
 	defer h.Close()
 	l := &linker{h: h, n: n, ipv6: !n.NoIPv6}
-	link, err := h.LinkByName(n.Bridge)
-	var missing netlink.LinkNotFoundError
-	if err != nil && !errors.As(err, &missing) {
-		return fmt.Errorf("find %s: %w", n.Bridge, err)
-	}
+	_, err = h.LinkByName(n.Bridge)
 	if err == nil {
-		if up {
-			return nil
-		}
-		if err := h.LinkDel(link); err != nil {
-			return fmt.Errorf("remove %s: %w", n.Bridge, err)
-		}
 		return nil
 	}
-	if !up {
-		return nil
+	var missing netlink.LinkNotFoundError
+	if !errors.As(err, &missing) {
+		return fmt.Errorf("find %s: %w", n.Bridge, err)
 	}
 	for _, do := range []func() error{l.bridge, l.attach, l.bridgeRoutes} {
 		if err := do(); err != nil {

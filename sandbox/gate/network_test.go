@@ -258,21 +258,6 @@ func TestBridgeDownAndUp(t *testing.T) {
 	<-done
 }
 
-func TestBridgeSetUpFails(t *testing.T) {
-	needNamespaces(t)
-	o := options(t)
-	o.FailStage = StageBridge + " down"
-	c := session(t, o)
-	err := c.BridgeDown(deadline(t))
-	var se *StageError
-	if !errors.As(err, &se) || se.Errno != unix.EPERM {
-		t.Errorf("%v", err)
-	}
-	if _, up, _ := c.BridgeStatus(deadline(t)); !up {
-		t.Error("the bridge is down")
-	}
-}
-
 func TestOtherNetwork(t *testing.T) {
 	needNamespaces(t)
 	o := options(t)

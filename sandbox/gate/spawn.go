@@ -19,10 +19,10 @@ const maxProcs = 1024
 type commandDoc struct {
 	Argv, Env []string
 	Dir       string
-	Root      bool   // keep the capabilities of U2
-	UID       int    // the caller's, by U1's map
-	AsRoot    bool   // for tools: the agent has kernel uid 0
-	Bridge    string // for the gateway stage: "up" or "down" instead of a tool
+	Root      bool // keep the capabilities of U2
+	UID       int  // the caller's, by U1's map
+	AsRoot    bool // for tools: the agent has kernel uid 0
+	BridgeUp  bool // for the gateway stage: make the bridge again, and run no tool
 	Network   Network
 	FailStage string
 }
@@ -101,44 +101,54 @@ func (k *keeper) startAgent(m *message, stdio [3]int) (p *child, master int, err
 	}
 	name := stageCommand
 	master = -1
-	err = k.agent.do(func() error {
-		if m.TTY {
-			var slave int
-			if master, slave, err = openPTY(m.Rows, m.Cols); err != nil {
-				return stageErr(StageTerminal, "", err)
-			}
-			defer unix.Close(slave)
-			attr.Setctty, attr.Ctty, name = true, slices.Index(stdio[:], -1), stageSession
-			if attr.Ctty < 0 {
-				return &StageError{Stage: StageTerminal, Detail: "no descriptor is left for it"}
-			}
-			for i := range stdio {
-				if stdio[i] < 0 {
-					stdio[i] = slave
-				}
-			}
-		}
-		p, err = startStage(name, k.inner, stdio, attr)
+	if m.TTY {
+		slave := -1
+		err := k.agent.do(func() (err error) { master, slave, err = openPTY(m.Rows, m.Cols); return err })
 		if err != nil {
-			return stageErr(StageCommand, "start", err)
+			return nil, -1, stageErr(StageTerminal, "", err)
 		}
-		return nil
-	})
-	if err == nil {
-		p.led = m.TTY
-		// Not on the agent's thread: its /proc counts other pids.
-		err = stageErrOrNil(StageCommand, "map its ids", k.mapU2(p.pid))
-		if err != nil {
-			p.kill()
-			<-p.done
-			p.conn.close()
+		defer unix.Close(slave)
+		attr.Setctty, attr.Ctty, name = true, slices.Index(stdio[:], -1), stageSession
+		if attr.Ctty < 0 {
+			closeAll([]int{master})
+			return nil, -1, &StageError{Stage: StageTerminal, Detail: "no descriptor is left for it"}
+		}
+		for i := range stdio {
+			if stdio[i] < 0 {
+				stdio[i] = slave
+			}
 		}
 	}
+	p, err = k.makeU2(name, stdio, attr)
 	if err != nil {
 		closeAll([]int{master})
 		return nil, -1, err
 	}
+	p.led = m.TTY
 	return p, master, nil
+}
+
+// makeU2 starts a stage in the agent's namespaces and maps its ids.
+func (k *keeper) makeU2(name string, stdio [3]int, attr *syscall.SysProcAttr) (p *child, err error) {
+	err = k.startInTime(cloneTime, func() error {
+		return k.agent.do(func() error {
+			p, err = startStage(name, k.inner, stdio, attr)
+			return stageErrOrNil(StageCommand, "start", err)
+		})
+	})
+	if err == nil {
+		// Not on the agent's thread: its /proc counts other pids.
+		err = stageErrOrNil(StageCommand, "map its ids", k.mapU2(p.pid))
+	}
+	if err != nil && p != nil {
+		p.kill()
+		<-p.done
+		p.conn.close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func stageErrOrNil(stage, detail string, err error) error {

@@ -9,9 +9,10 @@ import (
 )
 
 // A nsThread is one thread of the gatekeeper that stands in the agent's
-// namespaces. All sockets and processes of the agent are made on it. It lives
-// as long as the gatekeeper: the kernel counts a process's parent by thread,
-// and its death would be theirs (PR_SET_PDEATHSIG).
+// namespaces. There are two: one makes the agent's processes, the other its
+// sockets, because a start can be held up for as long as cloneTime. A thread
+// lives as long as the gatekeeper: the kernel counts a process's parent by
+// thread, and its death would be theirs (PR_SET_PDEATHSIG).
 //
 // In two steps it leaves the gateway: unshare makes the agent's network
 // namespace, and enter joins the namespaces of init when the view stands.
@@ -68,6 +69,12 @@ func (t *nsThread) enter(pidfd, flags int) error {
 		}
 		return os.Chdir("/")
 	})
+}
+
+// join makes the thread one of the agent's network namespace, and of nothing
+// else of the agent's: it makes no processes, so nothing inside can hold it up.
+func (t *nsThread) join(netNS *os.File) error {
+	return t.do(func() error { return unix.Setns(int(netNS.Fd()), unix.CLONE_NEWNET) })
 }
 
 // open opens a path of the agent's view.

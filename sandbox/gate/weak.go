@@ -22,14 +22,9 @@ const orphanInterval = time.Second
 func (k *keeper) reapOrphans() {
 	for range time.Tick(orphanInterval) {
 		k.spawning.Lock()
-		mine := map[int]bool{k.init.pid: true}
-		k.mu.Lock()
-		for _, p := range k.procs {
-			mine[p.pid] = true
-		}
-		k.mu.Unlock()
+		mine := k.known()
 		for _, p := range processes() {
-			if p.zombie && p.parent == os.Getpid() && !mine[p.pid] {
+			if p.zombie() && p.parent == os.Getpid() && !mine[p.pid] {
 				_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
 			}
 		}
@@ -61,8 +56,13 @@ func killDescendants() {
 
 type process struct {
 	pid, parent int
-	zombie      bool
+	state       byte // proc_pid_stat(5)
 }
+
+func (p process) zombie() bool { return p.state == 'Z' }
+
+// stopped is also what a traced process is between its tracer's calls.
+func (p process) stopped() bool { return p.state == 'T' || p.state == 't' }
 
 // processes reads the outer /proc.
 func processes() []process {
@@ -78,20 +78,26 @@ func processes() []process {
 		if err != nil {
 			continue
 		}
-		b, err := os.ReadFile("/proc/" + n + "/stat")
-		if err != nil {
-			continue
+		if p, ok := readProcess(pid); ok {
+			out = append(out, p)
 		}
-		// The name in brackets may hold anything; state and parent stand after
-		// the last bracket (proc_pid_stat(5)).
-		f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-		if len(f) < 2 {
-			continue
-		}
-		parent, _ := strconv.Atoi(string(f[1]))
-		out = append(out, process{pid, parent, string(f[0]) == "Z"})
 	}
 	return out
+}
+
+func readProcess(pid int) (process, bool) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return process{}, false
+	}
+	// The name in brackets may hold anything; state and parent stand after
+	// the last bracket.
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 2 {
+		return process{}, false
+	}
+	parent, err := strconv.Atoi(string(f[1]))
+	return process{pid, parent, f[0][0]}, err == nil
 }
 
 // descendants lists the living processes below pid.
@@ -104,7 +110,7 @@ func descendants(pid int) []int {
 	var out []int
 	for _, p := range all {
 		for at, steps := p.parent, 0; at > 1 && steps < len(all); at, steps = parent[at], steps+1 {
-			if at == pid && !p.zombie {
+			if at == pid && !p.zombie() {
 				out = append(out, p.pid)
 				break
 			}
