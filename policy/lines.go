@@ -42,12 +42,12 @@ func (m marks) add(off, line int) marks {
 // scalarMarks finds the file's line of each part of a scalar's value. YAML
 // folds and unescapes, so it follows value and file side by side: what is not
 // white space stands in both in the same order.
-func scalarMarks(data []byte, n *yaml.Node) marks {
+func scalarMarks(file lines, n *yaml.Node) marks {
 	m := marks{}.add(0, n.Line)
 	if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 && !strings.ContainsRune(n.Value, ' ') {
 		return m // one word cannot stand in two lines
 	}
-	raw, line := from(data, n.Line, n.Column), n.Line
+	raw, line := file.from(n.Line, n.Column), n.Line
 	if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
 		i := bytes.IndexByte(raw, '\n') // the rest of the header line is no text
 		if i < 0 {
@@ -73,20 +73,36 @@ func scalarMarks(data []byte, n *yaml.Node) marks {
 	return m
 }
 
-// from returns the file from a line and column (of code points, both from 1).
-func from(data []byte, line, col int) []byte {
-	for ; line > 1; line-- {
-		i := bytes.IndexByte(data, '\n')
+// lines is a file and where each of its lines begins: a file of ten thousand
+// rules is not read from its start for each of them.
+type lines struct {
+	data   []byte
+	starts []int
+}
+
+func linesOf(data []byte) lines {
+	l := lines{data, []int{0}}
+	for off := 0; ; {
+		i := bytes.IndexByte(data[off:], '\n')
 		if i < 0 {
-			return nil
+			return l
 		}
-		data = data[i+1:]
+		off += i + 1
+		l.starts = append(l.starts, off)
 	}
-	for ; col > 1 && len(data) > 0; col-- {
-		_, n := utf8.DecodeRune(data)
-		data = data[n:]
+}
+
+// from returns the file from a line and column (of code points, both from 1).
+func (l lines) from(line, col int) []byte {
+	if line < 1 || line > len(l.starts) {
+		return nil
 	}
-	return data
+	rest := l.data[l.starts[line-1]:]
+	for ; col > 1 && len(rest) > 0; col-- {
+		_, n := utf8.DecodeRune(rest)
+		rest = rest[n:]
+	}
+	return rest
 }
 
 // seek returns what follows the next r in raw, and how many lines it passed.

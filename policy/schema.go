@@ -28,6 +28,7 @@ const (
 // A ruleFile is one parsed file: the rules without their compiled conditions.
 type ruleFile struct {
 	src   Source
+	lines lines
 	rules []*fileRule
 	defs  map[string]*definition
 	order []string // names of the definitions as they stand in the file
@@ -49,7 +50,7 @@ type scalar struct {
 
 // parseFile reads one file. All findings are in the result's errs.
 func parseFile(src Source) *ruleFile {
-	f := &ruleFile{src: src, defs: map[string]*definition{}}
+	f := &ruleFile{src: src, lines: linesOf(src.Data), defs: map[string]*definition{}}
 	if len(src.Data) > MaxFileSize {
 		f.fail(0, "the file is larger than %d bytes", MaxFileSize)
 		return f

@@ -67,7 +67,7 @@ func (f *ruleFile) text(n *yaml.Node, what string) (scalar, bool) {
 		f.fail(n.Line, "%s must be a string (in quotes, where it looks like something else)", what)
 		return scalar{}, false
 	}
-	return scalar{n.Value, scalarMarks(f.src.Data, n)}, true
+	return scalar{n.Value, scalarMarks(f.lines, n)}, true
 }
 
 func (f *ruleFile) boolean(n *yaml.Node, what string) bool {
