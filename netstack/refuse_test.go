@@ -350,6 +350,17 @@ func TestPacketSlotsAreBounded(t *testing.T) {
 	if n := b.Stats().Lost; n != 3 {
 		t.Errorf("%d lost", n)
 	}
+	told := 0
+	b.log.mu.Lock()
+	for _, e := range b.log.events {
+		if e.Event == "limit" {
+			told++
+		}
+	}
+	b.log.mu.Unlock()
+	if told != 3 { // the audit sums them; none is left out before it
+		t.Errorf("the audit was told of %d", told)
+	}
 	close(hold)
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -47,7 +46,6 @@ type Stack struct {
 	wg      sync.WaitGroup  // every goroutine that serves a flow or packet
 
 	stats counters
-	limit *rate.Limiter // of limit events
 }
 
 // New builds the stack over cfg.Link. Nothing is received before Run.
@@ -60,7 +58,6 @@ func New(cfg Config) (*Stack, error) {
 		times:     defaultTimeouts,
 		packets:   make(chan struct{}, maxPackets),
 		questions: make(chan struct{}, maxQuestions),
-		limit:     rate.NewLimiter(1, 1),
 		net: stack.New(stack.Options{
 			// No neighbour discovery, no address configuration, no multicast
 			// listener reports: the zero options turn all of them off. A packet
@@ -219,12 +216,11 @@ func (s *Stack) guard(what string, f func()) {
 	f()
 }
 
-// limited writes one limit event a second.
+// limited tells each time that a limit was reached: the audit sums what is
+// equal, so that its counts are exact.
 func (s *Stack) limited(format string, args ...any) {
-	if s.limit.Allow() {
-		s.cfg.Auditor.Record(policy.Event{Time: time.Now(), Event: "limit", Session: s.cfg.Who.Session,
-			Agent: s.cfg.Who.Agent, Reason: fmt.Sprintf(format, args...)})
-	}
+	s.cfg.Auditor.Record(policy.Event{Time: time.Now(), Event: "limit", Session: s.cfg.Who.Session,
+		Agent: s.cfg.Who.Agent, Reason: fmt.Sprintf(format, args...)})
 }
 
 // quietLogs turns off gVisor's own logger, which the agent's packets can make

@@ -24,6 +24,7 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 		"netstack": s.stack.Run,
 		"pins":     s.pins.Run,
 		"NFLOG":    func(ctx context.Context) error { return s.nflog.Run(ctx, s.refuse) },
+		"losses":   s.watchLosses,
 	} {
 		serving.Go(func() error {
 			err := run(serveCtx)
@@ -45,6 +46,7 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 	if serr := serving.Wait(); serr != nil && err == nil {
 		code, err = ExitSetup, fmt.Errorf("the session broke down: %w", serr)
 	}
+	s.lastLosses(ctx)
 	s.summary()
 	return code, err
 }

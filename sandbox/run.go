@@ -74,6 +74,7 @@ type supervisor struct {
 	table    *nft.Table
 	finder   *attrib.Attributor
 	nflog    *attrib.Log
+	losses   losses
 	linkName string
 	pins     *pin.Table
 	dns      *dnsfilter.Filter

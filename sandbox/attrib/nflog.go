@@ -22,6 +22,7 @@ const (
 
 	nfulaCfgCmd     = 1
 	nfulaCfgMode    = 2
+	nfulaCfgNlbuf   = 3
 	nfulaCfgQthresh = 5
 
 	cfgCmdBind   = 1
@@ -37,6 +38,12 @@ const (
 	logRecvSize = 64 << 10
 	// maxPayload bounds the bytes of one logged packet.
 	maxPayload = 1 << 10
+	// logHeaders is room for what the kernel writes around a packet's bytes:
+	// headers, interfaces, mark, time, owner and the prefix.
+	logHeaders = 384
+	// logBuffer is what the kernel keeps for a reader that is slower than the
+	// packets; what finds no room there is dropped unseen, and Lost tells.
+	logBuffer = 4 << 20
 	// configTime bounds the wait for the answers to the configuration.
 	configTime = 5 * time.Second
 )
@@ -50,9 +57,10 @@ type Packet struct {
 
 // A Log reads one NFLOG group.
 type Log struct {
-	f    *os.File
-	lost atomic.Uint64
-	bad  atomic.Uint64
+	f        *os.File
+	received atomic.Uint64
+	lost     atomic.Uint64
+	bad      atomic.Uint64
 }
 
 // OpenLog binds a NETLINK_NETFILTER socket, non-blocking and opened in the
@@ -63,20 +71,30 @@ func OpenLog(f *os.File, group uint16, bytes uint32) (*Log, error) {
 	if err := f.SetDeadline(time.Now().Add(configTime)); err != nil {
 		return nil, fmt.Errorf("nflog socket: it must be non-blocking: %w", err)
 	}
+	enlarge(f)
 	mode := append(binary.BigEndian.AppendUint32(nil, bytes), cfgCopyBytes, 0)
 	for i, a := range [][]byte{
 		attribute(nfulaCfgCmd, []byte{cfgCmdBind}),
 		attribute(nfulaCfgMode, mode),
+		attribute(nfulaCfgNlbuf, binary.BigEndian.AppendUint32(nil, bytes+logHeaders)),
 		attribute(nfulaCfgQthresh, binary.BigEndian.AppendUint32(nil, 1)),
 	} {
 		if err := configure(f, group, uint32(i+1), a); err != nil {
-			return nil, fmt.Errorf("nflog group %d: %s: %w", group, [...]string{"bind", "copy mode", "queue threshold"}[i], err)
+			return nil, fmt.Errorf("nflog group %d: %s: %w", group, [...]string{"bind", "copy mode", "buffer size", "queue threshold"}[i], err)
 		}
 	}
 	if err := f.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("nflog socket: %w", err)
 	}
 	return &Log{f: f}, nil
+}
+
+// enlarge asks for a larger receive buffer. The kernel caps it at
+// net.core.rmem_max; less holds, too, for fewer packets.
+func enlarge(f *os.File) {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, logBuffer) })
+	}
 }
 
 // attribute writes one netlink attribute, padded.
@@ -130,6 +148,9 @@ func configure(f *os.File, group uint16, seq uint32, attr []byte) error {
 	}
 }
 
+// Received counts the packets that were read.
+func (l *Log) Received() uint64 { return l.received.Load() }
+
 // Lost counts how often the kernel had to throw logged packets away because
 // they were not read in time. Nothing passed by that: the sender's
 // retransmission is logged again.
@@ -157,7 +178,7 @@ func (l *Log) Run(ctx context.Context, f func(Packet)) error {
 		case err != nil:
 			return fmt.Errorf("read nflog: %w", err)
 		}
-		if !parseLog(b[:n], f) {
+		if !parseLog(b[:n], func(p Packet) { l.received.Add(1); f(p) }) {
 			l.bad.Add(1)
 		}
 	}

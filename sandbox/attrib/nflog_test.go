@@ -113,6 +113,12 @@ func TestLogOverflow(t *testing.T) {
 	w, l := newLog(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	if err := unix.SetsockoptInt(int(l.f.Fd()), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(int(l.f.Fd()), true); err != nil { // Fd has undone it
+		t.Fatal(err)
+	}
 	for range 4000 { // before anyone reads
 		sendTo(t, w, &unix.SockaddrInet4{Addr: [4]byte{93, 184, 216, 34}, Port: 9}, unix.AF_INET, []byte("x"))
 	}
@@ -131,6 +137,9 @@ func TestLogOverflow(t *testing.T) {
 	}
 	if l.Lost() == 0 {
 		t.Error("an overflow was not counted")
+	}
+	if n := l.Received(); n == 0 || n > 4000 {
+		t.Errorf("%d packets were received", n)
 	}
 	cancel()
 	if err := <-done; err != nil {
