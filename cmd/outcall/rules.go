@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"outcall/policy"
 	"outcall/policy/escape"
 	"outcall/policy/preset"
 	"outcall/sandbox/hostapi"
@@ -166,23 +165,4 @@ func loadedText(w io.Writer, files, rules int, warnings []string) {
 		io.WriteString(w, "warning: "+escape.Text(t)+"\n")
 	}
 	io.WriteString(w, fmt.Sprintf("%d files, %d rules\n", files, rules))
-}
-
-func (a *app) rulesCheckCommand() *cobra.Command {
-	var asJSON *bool
-	c := a.cmd("check PATH... [--json]", "check rule files; needs no session", atLeast("PATH"),
-		func(_ context.Context, args []string) error {
-			src, err := policy.ReadPaths(policy.Operator, args...)
-			if err != nil {
-				return err
-			}
-			snap, err := policy.Load(src)
-			if err != nil {
-				return err
-			}
-			r := hostapi.Reload{FilesLoaded: snap.Files(), RulesLoaded: len(snap.Rules()), Warnings: append([]string{}, snap.Warnings()...), DryRun: true}
-			return a.print(*asJSON, r, func(w io.Writer) { loadedText(w, r.FilesLoaded, r.RulesLoaded, r.Warnings) })
-		})
-	asJSON = jsonFlag(c)
-	return c
 }

@@ -215,9 +215,9 @@ func TestRulesCheckAndTrust(t *testing.T) {
 	if n, note := loaded(); n != 0 || strings.Count(note, "\n") != 1 || !strings.Contains(note, "outcall trust") {
 		t.Errorf("changed after trust: %d files, %q", n, note)
 	}
-	code, _, errOut = call(t, env, "rules", "check", file)
-	if code != 1 || !strings.Contains(errOut, file+":4: ") || !strings.Contains(errOut, "http.host") {
-		t.Errorf("check of a bad rule: %d, %q", code, errOut)
+	code, out, _ = call(t, env, "rules", "check", file)
+	if want := file + ":4: CEL parse error: undefined identifier 'http_host' (did you mean http.host?)\n"; code != 1 || out != want {
+		t.Errorf("check of a bad rule: %d, %q", code, out)
 	}
 	if code, _, _ := call(t, env, "trust", dir); code != 1 {
 		t.Errorf("a rule that does not load was trusted: %d", code)
