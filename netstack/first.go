@@ -199,6 +199,11 @@ func (d *duplex) refuse(l policy.Layer, r ruling, e policy.Event, words []byte) 
 	base := eventOf(d.f.id, d.dst, policy.TCP, d.name, d.proc)
 	base.SNI, base.Method, base.Path = e.SNI, e.Method, e.Path
 	d.s.verdict(l, r, base)
+	d.drop(words)
+}
+
+// drop is refuse behind its line.
+func (d *duplex) drop(words []byte) {
 	_ = d.agent.SetWriteDeadline(past) // a client that does not read must not keep it alive
 	_ = d.stopDown()                   // the flow is over either way
 	d.up.Abort()
@@ -219,7 +224,11 @@ func (d *duplex) serveRaw(first []byte, kind flight) {
 		return
 	}
 	if r.would {
-		d.s.verdict(policy.LayerRaw, r, eventOf(d.f.id, d.dst, policy.TCP, d.name, d.proc))
+		r = d.s.verdict(policy.LayerRaw, r, eventOf(d.f.id, d.dst, policy.TCP, d.name, d.proc))
+		if !r.pass {
+			d.drop(nil)
+			return
+		}
 	}
 	var look func() filter
 	if kind == flightDoubt {
@@ -272,7 +281,10 @@ func (d *duplex) serveTLS(first []byte) {
 	if r.would {
 		e := eventOf(d.f.id, d.dst, policy.TCP, d.name, d.proc)
 		e.SNI = h.SNI
-		d.s.verdict(policy.LayerHello, r, e)
+		if r = d.s.verdict(policy.LayerHello, r, e); !r.pass {
+			d.drop(hello.Alert())
+			return
+		}
 	}
 	w := hello.NewWatch(h)
 	d.watch.Store(w)

@@ -181,7 +181,12 @@ type recorder struct {
 	mu     sync.Mutex
 	events []policy.Event
 	more   chan struct{}
+	fail   error // the disk's refusal
 }
+
+func (r *recorder) Err() error { r.mu.Lock(); defer r.mu.Unlock(); return r.fail }
+
+func (r *recorder) refuse(err error) { r.mu.Lock(); defer r.mu.Unlock(); r.fail = err }
 
 func (r *recorder) Record(e policy.Event) {
 	r.mu.Lock()

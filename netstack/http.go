@@ -223,7 +223,7 @@ func (h *httpConn) handle(ctx context.Context, r *httphead.Request) error {
 	id := newID()
 	rul := h.judge(r, h.dst)
 	e := h.event(id, r, h.dst)
-	h.s.verdict(policy.LayerRequest, rul, e)
+	rul = h.s.verdict(policy.LayerRequest, rul, e)
 	if !rul.pass {
 		h.end(refusal(403, rul, id, r.Method == "HEAD"))
 		return errDone

@@ -25,6 +25,9 @@ type Attributor interface {
 // blocks on a slow disk beyond the writer's bounded queue.
 type Auditor interface {
 	Record(e policy.Event)
+	// Err tells why events are not being written now; nil is none. What Record
+	// has taken since is written when it can be.
+	Err() error
 }
 
 // A KernelMaps holds the derived elements of the nftables maps. Both calls

@@ -166,8 +166,8 @@ func (h *httpConn) reach(ctx context.Context, t target, id string, e policy.Even
 	if len(ro.addrs) == 0 {
 		ro.rul.pass, ro.rul.would = false, false
 	}
-	h.s.verdict(t.layer, ro.rul, e)
-	if len(ro.addrs) == 0 {
+	ro.rul = h.s.verdict(t.layer, ro.rul, e)
+	if !ro.rul.pass {
 		h.end(refusal(403, ro.rul, id, head))
 		return nil, judged{}, errDone
 	}
@@ -261,7 +261,7 @@ func (h *httpConn) forwardTo(ctx context.Context, r *httphead.Request) error {
 	if h.origin != nil && h.reusable(r, t) {
 		rul := h.judge(r, h.dst)
 		e.IP = addrText(h.dst.Addr())
-		h.s.verdict(t.layer, rul, e)
+		rul = h.s.verdict(t.layer, rul, e)
 		if !rul.pass {
 			h.end(refusal(403, rul, id, r.Method == "HEAD"))
 			return errDone

@@ -77,7 +77,7 @@ func (s *Stack) transparent(ctx context.Context, f *flow, q *request) {
 	f.proc = s.attribute(ctx, f.tuple)
 	r, snap, facts := s.judgeFlow(ctx, f.tuple, f.proc)
 	e := eventOf(f.id, dst, policy.TCP, r.Name, f.proc)
-	s.verdict(policy.LayerFlow, r, e)
+	r = s.verdict(policy.LayerFlow, r, e)
 	if !r.pass {
 		q.reset()
 		return

@@ -91,8 +91,19 @@ func newID() string {
 // maxPath bounds http.path in the audit (the house's sizes).
 const maxPath = 1 << 10
 
-// verdict writes the line of one verdict; e has what is special to it.
-func (s *Stack) verdict(l policy.Layer, r ruling, e policy.Event) {
+// verdict writes the line of one verdict, e has what is special to it, and
+// returns what the attempt comes to: without its line it is denied.
+func (s *Stack) verdict(l policy.Layer, r ruling, e policy.Event) ruling {
+	s.record(l, r, e)
+	if r.pass && s.cfg.Auditor.Err() != nil {
+		// The line of the denial waits with the other one, under the same id.
+		r = structural(policy.NoAudit)
+		s.record(l, r, e)
+	}
+	return r
+}
+
+func (s *Stack) record(l policy.Layer, r ruling, e policy.Event) {
 	e.Time = time.Now()
 	e.Event = "verdict"
 	e.Session, e.Agent = s.cfg.Who.Session, s.cfg.Who.Agent

@@ -47,6 +47,9 @@ func (o Outcome) RuleID() string {
 // DefaultPolicy is what denials name when no rule matched.
 const DefaultPolicy = "default policy"
 
+// NoAudit is the reason of denials while attempts cannot be written down.
+const NoAudit = "the audit cannot be written, and what it does not show is denied"
+
 // A Grant says that a direct_ip rule holds for an address, as judged at dns.
 type Grant struct {
 	Rule  string // the rule's id

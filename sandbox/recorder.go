@@ -26,6 +26,9 @@ func (r *recorder) Record(e policy.Event) {
 	r.seen(e)
 }
 
+// Err implements netstack.Auditor.
+func (r *recorder) Err() error { return r.w.Err() }
+
 // maxLine bounds one line of the audit as it is read back.
 const maxLine = 64 << 10
 

@@ -80,7 +80,9 @@ func (f *Filter) once(ctx context.Context, r *ruleset, a *ask) *result {
 	if v.deny {
 		return f.deny(a, v)
 	}
-	f.tell(a, v)
+	if !f.tell(a, v) {
+		return f.deny(a, structural(policy.NoAudit))
+	}
 	d, cached, err := own, false, error(nil)
 	if d == nil {
 		d, cached, err = f.source(ctx, a)
@@ -118,7 +120,9 @@ func (f *Filter) finish(ctx context.Context, r *ruleset, a *ask, facts *policy.F
 		if w.deny {
 			return f.deny(a, w)
 		}
-		f.tell(a, w)
+		if !f.tell(a, w) {
+			return f.deny(a, structural(policy.NoAudit))
+		}
 		v = w
 	}
 	switch a.qtype {

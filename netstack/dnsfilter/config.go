@@ -63,6 +63,7 @@ const (
 // An Auditor takes audit events; netstack.Auditor satisfies it.
 type Auditor interface {
 	Record(e policy.Event)
+	Err() error
 }
 
 // Config of a Filter. Snapshot, Pins, Audit and Exchanger are required; a

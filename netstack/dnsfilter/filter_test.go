@@ -305,3 +305,29 @@ func BenchmarkDeniedQuestion(b *testing.B) {
 		}
 	}
 }
+
+// While the audit cannot be written no question leaves, also of the proxy's,
+// whose line is written elsewhere, and of a retransmission.
+func TestNoAuditIsADenial(t *testing.T) {
+	l := newLab(t, fakeRules(1, "a.test", ""))
+	l.zone.put("a.test. A", "a.test. 60 IN A 93.184.216.34")
+	m := query("a.test.", dns.TypeA)
+	l.mu.Lock()
+	l.fail = errors.New("no space")
+	l.mu.Unlock()
+	for range 2 {
+		l.wantAnswer(l.send(m), dns.RcodeNameError)
+	}
+	l.wantEvents("verdict allow a.test A allow-a.test", "verdict deny a.test A structural")
+	if a, err := l.Resolve(context.Background(), Query{Name: "a.test", Proxy: true}); err != nil || !a.Denied || !a.Structural {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if n := l.zone.count(); n != 0 || l.kernel.passes("93.184.216.34") {
+		t.Errorf("%d questions left", n)
+	}
+	l.mu.Lock()
+	l.fail = nil
+	l.mu.Unlock()
+	m.Id++
+	l.wantAnswer(l.send(m), dns.RcodeSuccess, "A 93.184.216.34")
+}

@@ -29,6 +29,7 @@ type lab struct {
 	mu     sync.Mutex
 	now    time.Time
 	events []policy.Event
+	fail   error // the audit's
 	rules  *ruleset
 }
 
@@ -42,6 +43,7 @@ var (
 func (l *lab) clock() time.Time        { l.mu.Lock(); defer l.mu.Unlock(); return l.now }
 func (l *lab) advance(d time.Duration) { l.mu.Lock(); l.now = l.now.Add(d); l.mu.Unlock() }
 func (l *lab) Record(e policy.Event)   { l.mu.Lock(); l.events = append(l.events, e); l.mu.Unlock() }
+func (l *lab) Err() error              { l.mu.Lock(); defer l.mu.Unlock(); return l.fail }
 func (l *lab) current() *ruleset       { l.mu.Lock(); defer l.mu.Unlock(); return l.rules }
 
 func (l *lab) taken() []policy.Event {

@@ -196,13 +196,14 @@ func (f *Filter) rejudge(r *ruleset, p pin.Pin) (_ []policy.Grant, keep bool) {
 	return r.grants(p.Facts, p.Addr), true
 }
 
-// tell writes the verdict line of an ask, once.
-func (f *Filter) tell(a *ask, v verdict) {
-	if a.dry || a.quiet {
-		return
+// tell writes the verdict line of an ask, once, and reports whether the audit
+// is being written: without its line nothing is allowed.
+func (f *Filter) tell(a *ask, v verdict) bool {
+	if a.dry {
+		return true
 	}
-	if a.told != nil && a.told(v.word()) {
-		return
+	if a.quiet || a.told != nil && a.told(v.word()) {
+		return f.cfg.Audit.Err() == nil
 	}
 	switch {
 	case v.deny:
@@ -211,6 +212,7 @@ func (f *Filter) tell(a *ask, v verdict) {
 		f.stats.allowed.Add(1)
 	}
 	f.cfg.Audit.Record(f.event(a, v))
+	return f.cfg.Audit.Err() == nil
 }
 
 func (f *Filter) event(a *ask, v verdict) policy.Event {
