@@ -53,6 +53,7 @@ func (s *Stack) standing(f *flow, snap *policy.Snapshot) bool {
 		}
 		if r := s.rule(st.layer, out, len(cands) > 0); !r.pass {
 			i := f.info()
+			r = s.byRule(snap, st, i.Host, r)
 			e := eventOf(f.id, i.Dst, i.Protocol, i.Host, i.Process)
 			r.Reason = "rules were reloaded: " + r.Reason
 			s.verdict(st.layer, r, e)
@@ -60,6 +61,23 @@ func (s *Stack) standing(f *flow, snap *policy.Snapshot) bool {
 		}
 	}
 	return true
+}
+
+// byRule names the rule that denies a flow, where all that shows is that its
+// pin is gone: the same rule has taken the pin away first.
+func (s *Stack) byRule(snap *policy.Snapshot, st step, name string, r ruling) ruling {
+	if !r.Structural && r.Rule != nil || name == "" {
+		return r
+	}
+	own, h := []policy.Candidate{{Name: name}}, s.cfg.Host()
+	judge := snap.Content
+	if st.layer == policy.LayerFlow {
+		judge = snap.Flow
+	}
+	if again := s.rule(st.layer, judge(st.facts.Clone(), st.addr, own, h), true); !again.pass {
+		return again
+	}
+	return r
 }
 
 // current makes sure that a flow which has just been judged with snap, and has

@@ -146,6 +146,9 @@ func (p *Proc) Wait() Result {
 	return p.result
 }
 
+// Output is what has come on standard output so far.
+func (p *Proc) Output() string { return p.out.String() }
+
 // Done is closed when the program has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 
