@@ -17,7 +17,9 @@ type packet struct {
 	proto    uint8          // transport protocol number
 	l4       []byte         // from the transport header on
 	payload  int            // octets of transport payload by the IP header's length
+	part     bool           // a fragment, the first one included
 	fragment bool           // not the first: there is no transport header
+	spoofed  string         // why its source is not to be believed; "" is the agent's own
 	raw      []byte
 }
 
@@ -65,7 +67,8 @@ func (p *packet) parse4(b []byte) (src, dst netip.Addr, err error) {
 		return src, dst, errPacket
 	}
 	p.proto = b[9]
-	p.fragment = binary.BigEndian.Uint16(b[6:])&0x1fff != 0
+	flags := binary.BigEndian.Uint16(b[6:])
+	p.part, p.fragment = flags&0x3fff != 0, flags&0x1fff != 0
 	p.l4 = b[ihl:min(len(b), total)]
 	p.payload = total - ihl
 	return netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), nil
@@ -93,7 +96,7 @@ func (p *packet) parse6(b []byte) (src, dst netip.Addr, err error) {
 			if len(body) < 8 {
 				return src, dst, errPacket
 			}
-			size = 8
+			size, p.part = 8, true
 			p.fragment = p.fragment || binary.BigEndian.Uint16(body[2:])&^7 != 0
 		default:
 			p.proto, p.l4, p.payload = next, body, rest

@@ -21,7 +21,14 @@ import (
 // after all (its pin was renewed just now) a SYN goes on as if it had come over
 // the link, since the client's retransmission takes a second. It never blocks;
 // a packet that finds no free slot is lost.
-func (s *Stack) Refuse(b []byte) {
+func (s *Stack) Refuse(b []byte) { s.refuseLogged(b, "") }
+
+// RefuseSpoofed is Refuse for a packet whose source is not the agent's: no
+// rule lets it pass, and nobody is there to be answered.
+func (s *Stack) RefuseSpoofed(b []byte) { s.refuseLogged(b, "the source address is not the agent's") }
+
+// refuseLogged refuses a packet; whatever the rules say if there is a reason.
+func (s *Stack) refuseLogged(b []byte, reason string) {
 	p, err := parsePacket(append([]byte(nil), b...))
 	if err != nil {
 		s.stats.lost.Add(1)
@@ -31,6 +38,7 @@ func (s *Stack) Refuse(b []byte) {
 	if p.quiet() {
 		return
 	}
+	p.spoofed = reason
 	s.later(s.packets, func(ctx context.Context) { s.refuse(ctx, p) })
 }
 
@@ -55,6 +63,9 @@ func (s *Stack) refuse(ctx context.Context, p packet) {
 	}
 	e := eventOf(newID(), p.dst, t.Proto, name, s.attribute(ctx, t))
 	s.verdict(policy.LayerFlow, r, e)
+	if p.spoofed != "" {
+		return
+	}
 	if p.proto == protoTCP && !p.fragment {
 		s.inject(tcpReset(p))
 		return
@@ -85,8 +96,12 @@ func (s *Stack) readmit(p packet) {
 func (s *Stack) judgePacket(ctx context.Context, p packet) (Tuple, ruling) {
 	t := Tuple{Src: p.src, Dst: p.dst}
 	switch {
-	case p.fragment:
-		return t, structural("a fragment without its transport header cannot be judged")
+	case p.spoofed != "":
+		t.Proto = protoWords[p.proto]
+		return t, structural(p.spoofed)
+	case p.part:
+		t.Proto = protoWords[p.proto]
+		return t, structural("a fragment cannot be judged")
 	case p.proto == protoTCP:
 		t.Proto = policy.TCP
 		f := p.tcp()
@@ -109,6 +124,8 @@ func (s *Stack) judgePacket(ctx context.Context, p packet) (Tuple, ruling) {
 	}
 	return t, r
 }
+
+var protoWords = map[uint8]policy.Proto{protoTCP: policy.TCP, protoUDP: policy.UDP, protoICMP: policy.ICMP, protoICMPv6: policy.ICMP}
 
 // judging is a packet's attempt while it is judged.
 type judging struct {

@@ -289,6 +289,36 @@ func TestOddPacketsAreStructural(t *testing.T) {
 	}
 }
 
+// A SYN to a pinned port that is not to be believed, or not whole, is no
+// connection, though the rules allow what it asks for.
+func TestN8ForgedSYNIsNotTaken(t *testing.T) {
+	b := newBed(t, rule("a", "allow", allowA))
+	b.pins.pin("a.test", shared)
+	b.pins.pin("a.test", shared6)
+	for i, dst := range []netip.AddrPort{ap(shared, 22), ap(shared6, 22)} {
+		b.serve(echo, dst)
+		src := []netip.AddrPort{ap(agent4, 7), ap(agent6, 7)}[i]
+		b.RefuseSpoofed(segment(src, dst, header.TCPFlagSyn, 1, 0, 0))
+	}
+	first := segment(ap(agent4, 8), ap(shared, 22), header.TCPFlagSyn, 1, 0, 0)
+	binary.BigEndian.PutUint16(first[6:], 0x2000)
+	b.Refuse(first)
+	whole := segment(ap(agent6, 8), ap(shared6, 22), header.TCPFlagSyn, 1, 0, 0)
+	atomic6, body := ipHeader(agent6, shared6, 44, 8+20)
+	copy(body, []byte{protoTCP, 0, 0, 0, 0, 0, 0, 9})
+	copy(body[8:], whole[40:])
+	b.Refuse(atomic6)
+	b.log.wait(t, "four denials", func(policy.Event) bool { return b.denialsLocked() == 4 })
+	for _, e := range b.log.events {
+		if e.Verdict != "deny" || !e.Structural || e.Protocol != "tcp" || e.Port != 22 {
+			t.Errorf("%+v", e)
+		}
+	}
+	if n := b.Stats().Total; n != 0 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 func TestConnectsInProgress(t *testing.T) {
 	b := newBed(t, rule("a", "allow", allowA))
 	b.pins.pin("a.test", shared)

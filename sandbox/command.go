@@ -13,6 +13,7 @@ import (
 	"outcall/sandbox/attrib"
 	"outcall/sandbox/gate"
 	"outcall/sandbox/hostapi"
+	"outcall/sandbox/nft"
 	"outcall/sandbox/stdio"
 )
 
@@ -53,7 +54,13 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 
 // refuse hands a packet that the table dropped to the netstack, which finds
 // the process, writes the audit line and answers.
-func (s *supervisor) refuse(p attrib.Packet) { s.stack.Refuse(p.Data) }
+func (s *supervisor) refuse(p attrib.Packet) {
+	if p.Prefix == nft.PrefixSpoofed {
+		s.stack.RefuseSpoofed(p.Data)
+		return
+	}
+	s.stack.Refuse(p.Data)
+}
 
 // command starts the command and sees it through.
 func (s *supervisor) command(ctx context.Context, sigs <-chan os.Signal) (code int, err error) {
