@@ -129,14 +129,15 @@ func (d *diagnosis) noSession(s *supervisor, err error) (again bool) {
 	return err == nil
 }
 
-// leave ends a trial and removes its audit, which a session would keep.
+// leave ends a trial and removes its audit, which a session would keep. Its
+// directory has the trial's name, wherever it stands.
 func (t *trial) leave(ctx context.Context) {
 	t.end(context.WithoutCancel(ctx))
 	if t.sess == nil {
 		return
 	}
-	if path := t.env.AuditPath(t.sess.Info.Name); path != "" && path == t.sess.Info.Audit {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if dir := filepath.Dir(t.sess.Info.Audit); filepath.Base(dir) == t.cfg.Name {
+		_ = os.RemoveAll(dir)
 	}
 }
 

@@ -119,7 +119,7 @@ func (d *diagnosis) directories(s *supervisor) {
 	} else {
 		_ = w.Close()
 	}
-	d.r.Set(probe.StateDir, probe.Weak, why+": the audit goes to the session directory and ends with it",
+	d.r.Set(probe.StateDir, probe.Weak, why+": the audit is kept in the session directory, which the system empties",
 		"set HOME or XDG_STATE_HOME to a directory that this user can write, or give --audit PATH")
 }
 

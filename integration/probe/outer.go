@@ -34,7 +34,15 @@ var outers = map[string][]refusal{
 	"nocaps": {
 		{nr: unix.SYS_UNSHARE, bits: unix.CLONE_NEWNET | unix.CLONE_NEWNS, errno: unix.EPERM},
 	},
-	"nft": {{nr: unix.SYS_SOCKET, arg: 2, value: unix.NETLINK_NETFILTER, errno: unix.EPERM}},
+	// AppArmor's way: the user namespace can be had, and what is made in the
+	// same call with it cannot.
+	"nonet": {
+		{nr: unix.SYS_CLONE3, errno: unix.ENOSYS},
+		{nr: unix.SYS_CLONE, bits: unix.CLONE_NEWNET, errno: unix.EPERM},
+	},
+	// A unit of systemd with RestrictAddressFamilies=.
+	"packet": {{nr: unix.SYS_SOCKET, value: unix.AF_PACKET, errno: unix.EAFNOSUPPORT}},
+	"nft":    {{nr: unix.SYS_SOCKET, arg: 2, value: unix.NETLINK_NETFILTER, errno: unix.EPERM}},
 }
 
 // outerOp becomes a program on such a machine: outer KIND PROGRAM [ARG...].
