@@ -35,29 +35,35 @@ func (a *app) logCommand() *cobra.Command {
 	return c
 }
 
-// log reads a running session through its socket, an ended one from its file.
+// log prints the audit of a session.
 func (a *app) log(ctx context.Context, f logFlags, name string) error {
-	if name == "" {
-		name = a.session
-	}
-	c, err := a.client(ctx, name)
-	if pe, ok := errors.AsType[*session.PickError](err); ok && name != "" {
-		if session.CheckName(name) != nil {
-			return err
-		}
-		return a.logFile(f, pe, a.auditPaths(name))
-	}
-	if err != nil {
-		return err
-	}
 	out := bufio.NewWriter(a.io.out)
-	err = c.Events(ctx, f.follow, func(line []byte) error {
+	err := a.auditLines(ctx, name, f.follow, func(line []byte) error {
 		if err := a.logLine(out, f, line); err != nil || !f.follow {
 			return err
 		}
 		return a.written(out.Flush())
 	})
 	return errors.Join(err, a.written(out.Flush()))
+}
+
+// auditLines reads a running session through its socket, an ended one from its
+// file.
+func (a *app) auditLines(ctx context.Context, name string, follow bool, do func(line []byte) error) error {
+	if name == "" {
+		name = a.session
+	}
+	c, err := a.client(ctx, name)
+	if pe, ok := errors.AsType[*session.PickError](err); ok && name != "" && !follow {
+		if session.CheckName(name) != nil {
+			return err
+		}
+		return firstAudit(pe, a.auditPaths(name), do)
+	}
+	if err != nil {
+		return err
+	}
+	return c.Events(ctx, follow, do)
 }
 
 // auditPaths are where the audit of an ended session can be.
@@ -69,37 +75,36 @@ func (a *app) auditPaths(name string) []string {
 	return paths
 }
 
-func (a *app) logFile(f logFlags, pick error, paths []string) error {
-	if f.follow {
-		return pick
-	}
+// firstAudit reads the first of the files that is there; pick says why no
+// session was.
+func firstAudit(pick error, paths []string, do func(line []byte) error) error {
 	for _, p := range paths {
-		file, err := os.Open(p)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+		err := auditFile(p, do)
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("audit: %w", err)
-		}
-		defer file.Close()
-		return a.logLines(f, file)
 	}
 	return fmt.Errorf("%w, and there is no %s", pick, strings.Join(paths, " or "))
 }
 
-func (a *app) logLines(f logFlags, r io.Reader) error {
-	out := bufio.NewWriter(a.io.out)
-	sc := bufio.NewScanner(r)
+// auditFile reads the lines of a file.
+func auditFile(path string, do func(line []byte) error) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	defer file.Close()
+	sc := bufio.NewScanner(file)
 	sc.Buffer(make([]byte, 64<<10), hostapi.MaxLine)
 	for sc.Scan() {
-		if err := a.logLine(out, f, sc.Bytes()); err != nil {
+		if err := do(sc.Bytes()); err != nil {
 			return err
 		}
 	}
 	if err := sc.Err(); err != nil {
 		return fmt.Errorf("read the audit: %w", err)
 	}
-	return a.written(out.Flush())
+	return nil
 }
 
 // logLine prints one line of the audit. What is no event is printed as text:
