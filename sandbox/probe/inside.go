@@ -139,6 +139,7 @@ func ownView(context.Context) (string, error) {
 	path := filepath.Join(view.BinDir, "doctor")
 	if f, err := os.Create(path); err == nil {
 		f.Close()
+		os.Remove(path)
 		return "", fmt.Errorf("%s was written", path)
 	} else if !errors.Is(err, unix.EROFS) {
 		return "", fmt.Errorf("write %s: want %q: %w", path, unix.EROFS, err)
