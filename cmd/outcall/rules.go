@@ -16,7 +16,8 @@ import (
 func (a *app) rulesCommand() *cobra.Command {
 	return a.group("rules", "the rules of a session, and rule files",
 		a.rulesListCommand(), a.rulesShowCommand(), a.rulesCountersCommand(), a.rulesActiveCommand(),
-		a.rulesFlushCommand(), a.rulesReloadCommand(), a.rulesCheckCommand())
+		a.rulesFlushCommand(), a.rulesReloadCommand(), a.rulesCheckCommand(),
+		a.rulesTestCommand())
 }
 
 func (a *app) rulesListCommand() *cobra.Command {
