@@ -27,6 +27,7 @@ type flow struct {
 	proc  *policy.Process
 	start time.Time
 	end   context.CancelCauseFunc
+	*lender
 
 	in, out atomic.Int64 // octets to and from the agent
 	last    atomic.Int64 // unix nanoseconds of the last octet
@@ -184,7 +185,7 @@ func (r *registry) killAll(cause error) {
 // finish must be called.
 func (s *Stack) begin(t Tuple) (context.Context, *flow) {
 	ctx, end := context.WithCancelCause(s.ctx)
-	f := &flow{id: newID(), tuple: t, dst: t.Dst, start: time.Now(), end: end}
+	f := &flow{id: newID(), tuple: t, dst: t.Dst, start: time.Now(), end: end, lender: s.lender}
 	f.touch()
 	if s.flows.add(f) {
 		s.limited("more than %d flows", s.flows.max)

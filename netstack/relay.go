@@ -7,14 +7,53 @@ import (
 	"sync/atomic"
 )
 
-// Relay buffers. A direction waits with a small buffer of its own, and takes a
-// large pooled one only while it is busy: idle flows hold no large buffers.
+// Relay buffers. A direction waits with a small buffer of its own and takes a
+// larger one only while it is busy, so that idle flows hold little. The large
+// ones are what makes one stream fast (fewer, longer writes), and there are
+// only so many of them: a direction that finds none goes on with a middle one.
 const (
-	smallBuffer = 4 << 10
-	largeBuffer = 256 << 10
+	smallBuffer  = 4 << 10
+	middleBuffer = 64 << 10
+	largeBuffer  = 1 << 20
+	largeBuffers = 64
 )
 
-var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
+// A lender has the larger buffers of one stack. It is safe for concurrent use.
+type lender struct {
+	large  chan struct{} // holds a token for each large buffer that is out
+	pooled sync.Pool
+	middle sync.Pool
+}
+
+func newLender(n int) *lender {
+	return &lender{
+		large:  make(chan struct{}, n),
+		pooled: sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }},
+		middle: sync.Pool{New: func() any { b := make([]byte, middleBuffer); return &b }},
+	}
+}
+
+// take lends the largest buffer that there is; it never waits.
+func (l *lender) take() *[]byte {
+	select {
+	case l.large <- struct{}{}:
+		return l.pooled.Get().(*[]byte)
+	default:
+		return l.middle.Get().(*[]byte)
+	}
+}
+
+// giveBack takes a buffer of take; nil is none.
+func (l *lender) giveBack(b *[]byte) {
+	switch {
+	case b == nil:
+	case len(*b) == largeBuffer:
+		l.pooled.Put(b)
+		<-l.large
+	default:
+		l.middle.Put(b)
+	}
+}
 
 // A filter looks at the bytes of one direction before they go on, and returns
 // those that may. Its error ends the flow.
@@ -28,12 +67,8 @@ type errFiltered struct{ error }
 func (f *flow) pump(dst io.Writer, src io.Reader, count *atomic.Int64, look func() filter) error {
 	small := make([]byte, smallBuffer)
 	buf := small
-	var large *[]byte
-	defer func() {
-		if large != nil {
-			largeBuffers.Put(large)
-		}
-	}()
+	var lent *[]byte
+	defer func() { f.giveBack(lent) }()
 	for {
 		n, rerr := src.Read(buf)
 		if n > 0 {
@@ -49,12 +84,12 @@ func (f *flow) pump(dst io.Writer, src io.Reader, count *atomic.Int64, look func
 			return rerr
 		}
 		switch {
-		case large == nil && n == len(buf):
-			large = largeBuffers.Get().(*[]byte)
-			buf = *large
-		case large != nil && n < smallBuffer:
-			largeBuffers.Put(large)
-			large, buf = nil, small
+		case lent == nil && n == len(buf):
+			lent = f.take()
+			buf = *lent
+		case lent != nil && n < smallBuffer:
+			f.giveBack(lent)
+			lent, buf = nil, small
 		}
 	}
 }

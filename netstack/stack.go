@@ -45,6 +45,8 @@ type Stack struct {
 	ctx     context.Context // ends with Run; set while running
 	wg      sync.WaitGroup  // every goroutine that serves a flow or packet
 
+	lender *lender // of buffers to busy flows
+
 	stats counters
 }
 
@@ -58,6 +60,7 @@ func New(cfg Config) (*Stack, error) {
 		times:     defaultTimeouts,
 		packets:   make(chan struct{}, maxPackets),
 		questions: make(chan struct{}, maxQuestions),
+		lender:    newLender(largeBuffers),
 		net: stack.New(stack.Options{
 			// No neighbour discovery, no address configuration, no multicast
 			// listener reports: the zero options turn all of them off. A packet
