@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -16,8 +17,7 @@ func (s *Snapshot) Cells(who Who, name string, addr netip.Addr, grants []Grant, 
 	addr = addr.Unmap().WithZone("")
 	p := newProbe(who, name, grants)
 	p.at(addr)
-	rules := p.relevant(s.rules)
-	return p.cells(rules, addr, classRange(addr, h).class, h, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
+	return p.cells(s, addr, h, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
 }
 
 // A probe asks what Flow could answer, for whole ranges of what it does not
@@ -47,6 +47,7 @@ func newProbe(who Who, name string, grants []Grant) *probe {
 // at sets the address, and leaves port and protocol open.
 func (p *probe) at(addr netip.Addr) {
 	for i, f := range p.facts {
+		f.laterContent()
 		f.states(Later, NetworkPort, NetworkProtocol)
 		if i&1 == 0 {
 			f.set(NetworkIP, addr.String())
@@ -76,27 +77,11 @@ func (p *probe) of(r *Rule) *Facts {
 	return p.facts[i]
 }
 
-// relevant returns the rules that are not false whatever port and protocol
-// are.
-func (p *probe) relevant(rules []*Rule) []*Rule {
-	var out []*Rule
-	for _, r := range rules {
-		var v truth
-		if r.Block {
-			v, _ = r.blocks(p.of(r))
-		} else {
-			v, _, _ = r.allows(p.of(r))
-		}
-		if v != no || r.Mode == ModeDirectIP && len(p.facts[0].grants) > 0 {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
 // first returns the first rule that could let a flow through, or nil.
-func (p *probe) first(rules []*Rule, addr netip.Addr, class Class, h *Host) *Rule {
-	for _, r := range rules {
+func (p *probe) first(s *Snapshot, d *door) *Rule {
+	q := s.ask(p.facts[0], d.kind(p.name), true)
+	defer q.end()
+	for r := q.rule(); r != nil; r = q.rule() {
 		f := p.of(r)
 		if r.Block {
 			if v, _ := r.blocks(f); v != no && v != waiting {
@@ -108,7 +93,7 @@ func (p *probe) first(rules []*Rule, addr netip.Addr, class Class, h *Host) *Rul
 		if v != yes && (v != waiting || p.name == "" && waits&probed == 0) {
 			continue // without a name an open word is a deny
 		}
-		if r.mayOpen(p.name, addr, class, h) {
+		if r.mayOpen(p.name, d.addr, d.class, d.host) {
 			return r
 		}
 	}
@@ -116,12 +101,13 @@ func (p *probe) first(rules []*Rule, addr netip.Addr, class Class, h *Host) *Rul
 }
 
 // cells returns the cells of the prefixes, for which addr stands.
-func (p *probe) cells(rules []*Rule, addr netip.Addr, class Class, h *Host, prefixes []netip.Prefix) []Cell {
-	var out []Cell
-	if len(rules) == 0 {
+func (p *probe) cells(s *Snapshot, addr netip.Addr, h *Host, prefixes []netip.Prefix) []Cell {
+	d := &door{addr, classRange(addr, h).class, h}
+	cuts := p.portCuts(s, d)
+	if len(cuts) == 0 {
 		return nil
 	}
-	cuts := portCuts(rules)
+	var out []Cell
 	for _, proto := range []Proto{TCP, UDP, ICMP} {
 		segments := cuts
 		if proto == ICMP {
@@ -130,7 +116,7 @@ func (p *probe) cells(rules []*Rule, addr netip.Addr, class Class, h *Host, pref
 		start := len(out)
 		for _, seg := range segments {
 			p.on(proto, int64(seg.start))
-			r := p.first(rules, addr, class, h)
+			r := p.first(s, d)
 			if r == nil {
 				continue
 			}
@@ -151,32 +137,30 @@ func (p *probe) cells(rules []*Rule, addr netip.Addr, class Class, h *Host, pref
 	return all
 }
 
-// portCuts splits 0 to 65535 at the constants of the rules; within a segment
-// every rule gives the same answer.
-func portCuts(rules []*Rule) []span {
-	starts := map[int]bool{0: true}
-	cut := func(n int64) {
-		for _, at := range []int64{n, n + 1} {
-			if at > 0 && at <= 65535 {
-				starts[int(at)] = true
-			}
+// portCuts splits 0 to 65535 at the constants of the rules that are not false
+// whatever port and protocol are; within a segment every rule gives the same
+// answer. There are none if no rule matters. at must have been called before.
+func (p *probe) portCuts(s *Snapshot, d *door) []span {
+	starts := map[int]bool{}
+	any := false
+	q := s.ask(p.facts[0], d.kind(p.name), true)
+	defer q.end()
+	for r := q.rule(); r != nil; r = q.rule() {
+		if p.matters(r) {
+			any = true
+			r.portStarts(starts)
 		}
 	}
-	for _, r := range rules {
-		for _, n := range r.c.port.consts {
-			cut(n)
-		}
-		if !r.Block {
-			for _, n := range r.boundPorts() {
-				cut(int64(n))
-			}
-		}
+	if !any {
+		return nil
 	}
-	sorted := make([]int, 0, len(starts))
-	for n := range starts {
-		sorted = append(sorted, n)
+	for _, g := range p.facts[0].grants {
+		starts[int(g.Port)], starts[int(g.Port)+1] = true, true
 	}
-	slices.Sort(sorted)
+	q.portStarts(p.facts[0], starts)
+	starts[0] = true
+	delete(starts, 1<<16)
+	sorted := slices.Sorted(maps.Keys(starts))
 	out := make([]span, len(sorted))
 	for i, n := range sorted {
 		end := 65535
@@ -186,4 +170,33 @@ func portCuts(rules []*Rule) []span {
 		out[i] = span{n, end}
 	}
 	return out
+}
+
+// matters tells whether a rule is not false whatever port and protocol are.
+func (p *probe) matters(r *Rule) bool {
+	if r.Block {
+		v, _ := r.blocks(p.of(r))
+		return v != no
+	}
+	v, _, _ := r.allows(p.of(r))
+	return v == yes || v == waiting || r.Mode == ModeDirectIP && len(p.facts[0].grants) > 0
+}
+
+// portStarts adds the ports at which the answer of a rule can change.
+func (r *Rule) portStarts(starts map[int]bool) {
+	cut := func(n int64) {
+		for _, at := range []int64{n, n + 1} {
+			if at > 0 && at <= 65535 {
+				starts[int(at)] = true
+			}
+		}
+	}
+	for _, n := range r.c.port.consts {
+		cut(n)
+	}
+	if !r.Block {
+		for _, n := range r.boundPorts() {
+			cut(int64(n))
+		}
+	}
 }

@@ -11,7 +11,6 @@ import (
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
-	"cel.dev/cel-go/interpreter"
 )
 
 // costLimit bounds one evaluation of a condition whose cost depends on what
@@ -21,7 +20,7 @@ const costLimit = 200_000
 
 // compiled is the checked and planned form of a condition.
 type compiled struct {
-	parts  []part   // the top-level || of a block; an allow is one part
+	parts  []*term  // the top-level || of a block; an allow is one part
 	fields FieldSet // all fields that the condition names
 
 	ip      ipUse
@@ -36,18 +35,6 @@ type textUse struct {
 	field Field
 	value string
 	below bool // by domain() or endsWith(), not by ==
-}
-
-// part is one planned expression.
-type part struct {
-	prg cel.Program
-	// groups are the field sets of its strict operations. CEL reports only the
-	// first unknown operand of those, so an unknown result is taken to be made
-	// of the whole group.
-	groups []FieldSet
-	fields []Field // all that the part names
-	bounds bool    // evaluated under costLimit
-	guards []guard // see guard.go
 }
 
 // ipUse says how a condition uses network.ip.
@@ -94,11 +81,11 @@ func compileCondition(env *cel.Env, text string, block bool) (*compiled, []findi
 		exprs = parts
 	}
 	for _, e := range exprs {
-		p, err := plan(env, native, e)
+		t, err := (&planner{env, native}).term(e, false)
 		if err != nil {
 			return nil, []finding{{exprOffset(native, e, text), err.Error()}}
 		}
-		c.parts = append(c.parts, p)
+		c.parts = append(c.parts, t)
 	}
 	return c, nil
 }
@@ -135,26 +122,6 @@ func reported(bad []finding, msg string) bool {
 	return slices.ContainsFunc(bad, func(f finding) bool {
 		return strings.Contains(f.msg, "'"+name+"'") || strings.Contains(f.msg, "'"+name+".")
 	})
-}
-
-// plan makes a program of one sub-expression of a checked condition.
-// cel-go's constant folding stays off: see foldCIDR.
-func plan(env *cel.Env, whole *ast.AST, e ast.Expr) (part, error) {
-	p := part{groups: strictGroups(e, nil), fields: fieldsOf(e).Fields(), bounds: needsLimit(e), guards: guardsOf(e)}
-	opts := []cel.ProgramOption{
-		cel.OptimizeRegex(interpreter.MatchesRegexOptimization),
-		cel.CustomDecoratorV2(foldCIDR),
-	}
-	if p.bounds {
-		opts = append(opts, cel.CostLimit(costLimit))
-	}
-	sub := ast.NewCheckedAST(ast.NewAST(e, whole.SourceInfo()), whole.TypeMap(), whole.ReferenceMap())
-	prg, err := env.PlanProgram(sub, opts...)
-	if err != nil {
-		return p, fmt.Errorf("cannot plan the condition: %w", err)
-	}
-	p.prg = prg
-	return p, nil
 }
 
 // splitOr appends the operands of e's top-level ||.

@@ -66,30 +66,13 @@ func emptyOf(t *cel.Type) ref.Val {
 }
 
 // unknowns holds one CEL unknown per field. Its id is the field, so that a
-// merged set tells which fields a result waits for; the state of each is
-// looked up in the facts.
+// merged set tells which fields a result waits for.
 var unknowns = func() (u [NumFields]*types.Unknown) {
 	for x := Field(0); x < NumFields; x++ {
 		u[x] = types.NewUnknown(int64(x), types.NewAttributeTrail(x.String()))
 	}
 	return u
 }()
-
-// unknownFields turns a CEL unknown back into the fields it was made of.
-func (p *part) unknownFields(u *types.Unknown) FieldSet {
-	var s FieldSet
-	for _, x := range p.fields {
-		if u == unknowns[x] {
-			return s.With(x)
-		}
-	}
-	for _, id := range u.IDs() {
-		if id >= 0 && id < int64(NumFields) {
-			s = s.With(Field(id))
-		}
-	}
-	return s
-}
 
 // allowView is what an allow rule sees of facts: all that is not known is
 // unknown.

@@ -87,5 +87,7 @@ func (s *Snapshot) with(src Source) (*Snapshot, error) {
 	}
 	rules := make([]*Rule, 0, len(s.rules)+len(more.rules))
 	rules = append(append(rules, s.rules...), more.rules...)
-	return &Snapshot{Generation: s.Generation, rules: ordered(rules), files: s.files + 1}, nil
+	out := newSnapshot(ordered(rules), s.files+1)
+	out.Generation = s.Generation
+	return out, nil
 }

@@ -69,12 +69,12 @@ func (s *Snapshot) near(f *Facts) []NearMiss {
 // to be meant: the same name on another port before another name.
 func (r *Rule) failsOn(f *Facts) (why string, rank int) {
 	if !r.bindsType(f) {
-		if v, _ := evalAllow(&r.c.parts[0], f); v == yes {
+		if v, _ := r.c.parts[0].eval(f, false); v == yes {
 			return fmt.Sprintf("its condition does not mention dns.record_type, so type %s is not allowed by it", f.text(DNSRecordType)), 0
 		}
 		return "", 0
 	}
-	v, unknown := evalAllow(&r.c.parts[0], f)
+	v, unknown := r.c.parts[0].eval(f, false)
 	if v == yes || v == hidden && f.only(unknown, Later) != 0 {
 		if r.onPort(f) == no {
 			return fmt.Sprintf("network.port is %v, its ports are %s", f.Value(NetworkPort), portList(r.boundPorts())), 0

@@ -163,7 +163,9 @@ type HTTP struct {
 type Facts struct {
 	layer  Layer
 	state  [NumFields]State
-	val    [NumFields]ref.Val // of the known fields, as CEL has them
+	sets   [len(stateNames)]FieldSet // the same, by state; absent fields are in none
+	val    [NumFields]ref.Val        // of the known fields, as CEL has them
+	ip     netip.Addr                // network.ip, where it is known and an address
 	grants []Grant
 	name   string // the flow's name where it has one; "" otherwise
 }
@@ -189,15 +191,39 @@ func (f *Facts) text(x Field) string {
 	return string(s)
 }
 
+// number returns the value of a known int field, 0 otherwise.
+func (f *Facts) number(x Field) int64 {
+	n, _ := f.val[x].(types.Int)
+	return int64(n)
+}
+
+// only returns the fields of a set that are later or hidden.
+func (f *Facts) only(s FieldSet, st State) FieldSet { return s & f.sets[st] }
+
 // Name returns the flow's bound name, "" where it has none.
 func (f *Facts) Name() string { return f.name }
 
 func (f *Facts) set(x Field, v any) {
-	f.state[x], f.val[x] = Known, types.DefaultTypeAdapter.NativeToValue(v)
+	f.put(x, Known, types.DefaultTypeAdapter.NativeToValue(v))
+}
+
+// put is the one place where a field changes.
+func (f *Facts) put(x Field, st State, v ref.Val) {
+	f.sets[f.state[x]] &^= 1 << x
+	f.state[x], f.val[x] = st, v
+	if st != Absent {
+		f.sets[st] = f.sets[st].With(x)
+	}
+	if x == NetworkIP {
+		f.ip = netip.Addr{}
+		if s := f.text(x); s != "" {
+			f.ip, _ = netip.ParseAddr(s) // what is no address is in no network
+		}
+	}
 }
 
 // Hide turns a field into a given unknown state; tests and explain use it.
-func (f *Facts) Hide(x Field, s State) { f.state[x] = s; f.val[x] = nil }
+func (f *Facts) Hide(x Field, s State) { f.put(x, s, nil) }
 
 // Clone returns a copy that can be changed independently.
 func (f *Facts) Clone() *Facts { c := *f; return &c }

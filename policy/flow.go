@@ -96,17 +96,17 @@ func (s *Snapshot) judge(f *Facts, addr netip.Addr, h *Host) Flow {
 	}
 	fl := Flow{Name: f.name, Grants: f.grants}
 	if !addr.IsValid() {
-		fl.Outcome = walk(s.rules, f, nil)
+		fl.Outcome = s.walk(f, nil)
 		return fl
 	}
 	if rc := classRange(addr, h); rc.class != Global {
-		fl.Outcome = walk(s.rules, f, func(r *Rule, f *Facts) (truth, FieldSet) { return r.opens(f, addr, rc.class, h) })
+		fl.Outcome = s.walk(f, &door{addr, rc.class, h})
 		if fl.Word == Deny {
 			fl.Structural = true
 			fl.Reason = fmt.Sprintf("%s is %s; %s", addr, rc.why, closedReason(fl.Outcome))
 		}
 	} else {
-		fl.Outcome = walk(s.rules, f, nil)
+		fl.Outcome = s.walk(f, nil)
 	}
 	if fl.Word == Allow && (f.layer == LayerFlow || f.layer == LayerConnect) {
 		fl.Literal = !fl.Granted && fl.Rule.onLiteral(f, addr)
@@ -141,14 +141,17 @@ func (s *Snapshot) OpenAddr(f *Facts, addr netip.Addr, h *Host) (ok bool, reason
 	g := f.Clone()
 	g.SetName(f.name)
 	g.set(NetworkIP, addr.Unmap().WithZone("").String())
-	for _, r := range s.rules {
+	d := &door{addr, rc.class, h}
+	q := s.ask(g, d.kind(g.name), false)
+	defer q.end()
+	for r := q.rule(); r != nil; r = q.rule() {
 		if r.Block {
 			if v, _ := r.blocks(g); v != no && v != waiting {
 				break
 			}
 			continue
 		}
-		if v, _, _ := r.allows(g); v != no {
+		if v, _, _ := r.allows(g); v == yes || v == waiting {
 			if open, _ := r.opens(g, addr, rc.class, h); open != no {
 				return true, ""
 			}
@@ -161,27 +164,56 @@ func (s *Snapshot) OpenAddr(f *Facts, addr netip.Addr, h *Host) (ok bool, reason
 // port): f are the facts of the DNS question. A rule grants only where the
 // word of the walk with network.* known is Allow by that rule.
 func (s *Snapshot) Grants(f *Facts, addr netip.Addr) []Grant {
-	if s == nil {
+	ports := s.directPorts()
+	if len(ports) == 0 {
 		return nil
 	}
-	var out []Grant
-	var g *Facts
-	for _, r := range s.rules {
-		if r.Block || r.Mode != ModeDirectIP {
-			continue
-		}
-		if g == nil {
-			g = f.Clone()
-			g.SetName(f.name)
-		}
-		for _, port := range r.boundPorts() {
-			for _, proto := range []Proto{TCP, UDP} {
-				g.SetAddr(addr, port, proto)
-				if o := walk(s.rules, g, nil); o.Word == Allow && o.Rule == r {
-					out = append(out, Grant{Rule: r.ID, Proto: proto, Port: port})
-				}
+	g := f.Clone()
+	g.SetName(f.name)
+	type granting struct {
+		*Rule
+		grants []Grant
+	}
+	var rules []granting // few: one for each rule that wins on some port
+	for _, port := range ports {
+		for _, proto := range []Proto{TCP, UDP} {
+			g.SetAddr(addr, port, proto)
+			o := s.walk(g, nil)
+			if o.Word != Allow || o.Rule.Mode != ModeDirectIP {
+				continue
 			}
+			i := slices.IndexFunc(rules, func(r granting) bool { return r.Rule == o.Rule })
+			if i < 0 {
+				i = len(rules)
+				rules = append(rules, granting{Rule: o.Rule})
+			}
+			rules[i].grants = append(rules[i].grants, Grant{Rule: o.Rule.ID, Proto: proto, Port: port})
 		}
 	}
+	var out []Grant
+	for _, r := range rules {
+		out = append(out, r.grants...)
+	}
 	return out
+}
+
+// directPorts returns the ports of all direct_ip rules, in order.
+func (s *Snapshot) directPorts() []uint16 {
+	switch {
+	case s == nil:
+		return nil
+	case s.ix != nil:
+		return s.ix.directPorts
+	}
+	return directPorts(s.rules)
+}
+
+func directPorts(rules []*Rule) (out []uint16) {
+	for _, r := range rules {
+		if !r.Block && r.Mode == ModeDirectIP {
+			out = append(out, r.boundPorts()...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -90,18 +90,13 @@ func (c *compiled) note(field, constant ast.Expr, below bool) {
 
 // network notes cidr("…").contains(network.ip).
 func (c *compiled) network(call ast.CallExpr, described map[int64]bool) {
-	t := call.Target()
-	if !call.IsMemberFunction() || t.Kind() != ast.CallKind || t.AsCall().FunctionName() != "cidr" {
+	s, ok := cidrText(call)
+	if !ok {
 		return
 	}
-	arg := call.Args()[0]
-	s, ok := literal[types.String](t.AsCall().Args()[0])
-	if x, isField := fieldOf(arg); !ok || !isField || x != NetworkIP {
-		return
-	}
-	if p, err := parseCIDR(string(s)); err == nil {
+	if p, err := parseCIDR(s); err == nil {
 		c.ip.lits = append(c.ip.lits, p)
-		described[arg.ID()] = true
+		described[call.Args()[0].ID()] = true
 	}
 }
 
@@ -215,24 +210,6 @@ func needed(e ast.Expr) FieldSet {
 		return needed(e.AsComprehension().IterRange())
 	}
 	return fieldsOf(e)
-}
-
-// strictGroups collects the field sets of the topmost nodes below e that are
-// not &&, || or !: inside those CEL names only the first unknown it meets.
-func strictGroups(e ast.Expr, out []FieldSet) []FieldSet {
-	if e.Kind() == ast.CallKind {
-		switch call := e.AsCall(); call.FunctionName() {
-		case operators.LogicalAnd, operators.LogicalOr, operators.LogicalNot:
-			for _, a := range call.Args() {
-				out = strictGroups(a, out)
-			}
-			return out
-		}
-	}
-	if s := fieldsOf(e); s&(s-1) != 0 { // two fields or more
-		out = append(out, s)
-	}
-	return out
 }
 
 // cheap are the operations whose cost does not grow with what the agent sends

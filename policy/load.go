@@ -32,9 +32,14 @@ func Load(sources []Source) (*Snapshot, error) {
 	if len(l.errs) > 0 {
 		return nil, l.errs.sorted(l.order)
 	}
-	s := &Snapshot{rules: ordered(rules), files: len(sources)}
+	s := newSnapshot(ordered(rules), len(sources))
 	s.warnings = l.warnings(s.rules)
 	return s, nil
+}
+
+// newSnapshot indexes rules that are in order.
+func newSnapshot(rules []*Rule, files int) *Snapshot {
+	return &Snapshot{rules: rules, files: files, ix: newIndex(rules)}
 }
 
 // A loader gathers files, rules and findings of one load.

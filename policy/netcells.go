@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-
-	"cel.dev/cel-go/common/types"
 )
 
 // NetCells derives the cells of the interval maps: every literal address and
@@ -19,69 +17,26 @@ func (s *Snapshot) NetCells(who Who, h *Host) []Cell {
 		return nil
 	}
 	p := newProbe(who, "", nil)
-	everywhere, by := p.placed(s.rules)
 	var out []Cell
 	for _, reg := range regions(s.rules, h) {
-		rules := reg.rules(everywhere, by, s.rules)
-		if len(rules) == 0 {
-			continue
-		}
 		rest := subtract(reg.prefix, reg.holes)
 		if len(rest) == 0 {
 			continue
 		}
 		addr := rest[0].Addr()
-		class := classRange(addr, h).class
-		if class == Never {
+		if classRange(addr, h).class == Never {
 			continue
 		}
 		p.at(addr)
-		out = append(out, p.cells(rules, addr, class, h, rest)...)
+		out = append(out, p.cells(s, addr, h, rest)...)
 	}
 	return out
-}
-
-// placed sorts the rules (by their place in the order) into those that can
-// matter anywhere and those that matter only at their literals.
-func (p *probe) placed(rules []*Rule) (everywhere []int, by map[netip.Prefix][]int) {
-	by = map[netip.Prefix][]int{}
-	for _, f := range p.facts {
-		f.states(Later, NetworkPort, NetworkProtocol)
-	}
-	p.facts[0].set(NetworkIP, types.String(""))
-	p.facts[2].set(NetworkIP, types.String(""))
-	for i, r := range rules {
-		if len(p.relevant(rules[i:i+1])) > 0 {
-			everywhere = append(everywhere, i)
-			continue
-		}
-		for _, lit := range r.c.ip.lits {
-			by[lit] = append(by[lit], i)
-		}
-	}
-	return everywhere, by
 }
 
 // A region is a prefix without those cut out of it.
 type region struct {
 	prefix netip.Prefix
 	holes  []netip.Prefix // direct children
-	up     *region
-}
-
-// rules returns the rules that can matter in the region, in order.
-func (g *region) rules(everywhere []int, by map[netip.Prefix][]int, all []*Rule) []*Rule {
-	places := slices.Clone(everywhere)
-	for at := g; at != nil; at = at.up {
-		places = append(places, by[at.prefix]...)
-	}
-	slices.Sort(places)
-	places = slices.Compact(places)
-	out := make([]*Rule, len(places))
-	for i, n := range places {
-		out[i] = all[n]
-	}
-	return out
 }
 
 // regions cuts both address families at all prefixes that matter. Prefixes
@@ -114,8 +69,7 @@ func regions(rules []*Rule, h *Host) []*region {
 		}
 		g := &region{prefix: p}
 		if n := len(stack); n > 0 {
-			g.up = stack[n-1]
-			g.up.holes = append(g.up.holes, p)
+			stack[n-1].holes = append(stack[n-1].holes, p)
 		}
 		stack = append(stack, g)
 		out = append(out, g)

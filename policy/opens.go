@@ -116,7 +116,7 @@ func (r *Rule) namesHost(f *Facts) (truth, FieldSet) {
 	g := f.Clone()
 	for _, x := range []Field{DNSQuery, NetworkHostname, HTTPHost, TLSSNI} {
 		if g.state[x] == Known {
-			g.val[x] = types.String("")
+			g.put(x, Known, types.String(""))
 		}
 	}
 	return r.without(g)
@@ -127,27 +127,30 @@ func (r *Rule) namesHost(f *Facts) (truth, FieldSet) {
 // true over these facts with such a value.
 func (r *Rule) standsOn(f *Facts, x Field, other ref.Val) (truth, FieldSet) {
 	blind := f.blind()
-	if v, _ := evalAllow(&r.c.parts[0], blind); v == yes {
-		blind.state[x], blind.val[x] = Known, other
-		if v, _ = evalAllow(&r.c.parts[0], blind); v != yes {
+	if v, _ := r.c.parts[0].eval(blind, false); v == yes {
+		blind.put(x, Known, other)
+		if v, _ = r.c.parts[0].eval(blind, false); v != yes {
 			return yes, 0
 		}
 	}
 	g := f.Clone()
-	g.state[x], g.val[x] = Known, other
+	g.put(x, Known, other)
 	return r.without(g)
 }
 
 // without turns the answer over facts without the thing that is asked for
 // into the answer whether the rule stands on it.
 func (r *Rule) without(f *Facts) (truth, FieldSet) {
-	v, unknown := evalAllow(&r.c.parts[0], f)
+	v, unknown := r.c.parts[0].eval(f, false)
 	switch v {
 	case no:
 		return yes, 0
 	case hidden:
 		if later := f.only(unknown, Later); later != 0 {
 			return waiting, later
+		}
+		if f.only(unknown, Hidden) == 0 {
+			return yes, 0 // what cannot exist here makes no rule true
 		}
 	}
 	return no, 0
@@ -174,11 +177,11 @@ func (r *Rule) onLiteral(f *Facts, addr netip.Addr) bool {
 		return false
 	}
 	blind := f.blind()
-	v, _ := evalAllow(&r.c.parts[0], blind)
+	v, _ := r.c.parts[0].eval(blind, false)
 	if v != yes {
 		return false
 	}
-	blind.val[NetworkIP] = types.String("")
-	v, _ = evalAllow(&r.c.parts[0], blind)
+	blind.put(NetworkIP, Known, types.String(""))
+	v, _ = r.c.parts[0].eval(blind, false)
 	return v != yes
 }

@@ -34,6 +34,18 @@ type Outcome struct {
 	// Literal when it is true on a literal network.ip alone: only such flows
 	// with word allow are relayed unread.
 	Granted, Literal bool
+	// Failed tells that a rule could not be evaluated: the first one that the
+	// walk met. For a block that is a match, for an allow it is none. It is to
+	// be told to the operator whatever the word is; nil is the usual.
+	Failed *Failure
+}
+
+// A Failure is an evaluation that gave no answer: an error, the cost limit or
+// a fault of the library.
+type Failure struct {
+	Rule  *Rule
+	Why   string // may hold what came from inside the sandbox
+	Limit bool   // the cost limit ended it
 }
 
 // RuleID returns the id of the deciding rule, or "default policy".

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -363,34 +362,6 @@ func TestPropertyNetCellsDisjoint(t *testing.T) {
 					return fmt.Sprintf("%v and %v overlap", a, b)
 				}
 			}
-		}
-		return ""
-	})
-}
-
-// A guard never changes an outcome.
-func TestPropertyGuards(t *testing.T) {
-	layers := []Layer{LayerDNS, LayerFlow, LayerHello, LayerConnect, LayerRequest, LayerRaw}
-	property(t, func(r *rand.Rand, s *Snapshot) string {
-		plain := &Snapshot{}
-		for _, x := range s.rules {
-			y := *x
-			c := *x.c
-			c.parts = slices.Clone(c.parts)
-			for i := range c.parts {
-				c.parts[i].guards = nil
-			}
-			y.c = &c
-			plain.rules = append(plain.rules, &y)
-		}
-		c := randomCase(r)
-		f := c.facts(pick(r, layers))
-		for range r.IntN(3) {
-			f.Hide(Field(r.IntN(int(NumFields))), pick(r, []State{Later, Hidden, Absent}))
-		}
-		a, b := s.Step(f), plain.Step(f)
-		if a.Word != b.Word || a.RuleID() != b.RuleID() || a.Reason != b.Reason || a.Waits != b.Waits {
-			return fmt.Sprintf("%s at %s: %+v with guards, %+v without", c, f.Layer(), a, b)
 		}
 		return ""
 	})

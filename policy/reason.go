@@ -1,6 +1,15 @@
 package policy
 
-import "strings"
+import (
+	"errors"
+	"math/bits"
+	"strings"
+
+	"cel.dev/cel-go/interpreter"
+)
+
+// first returns the first field of a set that is not empty.
+func (s FieldSet) first() Field { return Field(bits.TrailingZeros64(uint64(s))) }
 
 // Fields returns the members of the set in the order of Field.
 func (s FieldSet) Fields() []Field {
@@ -22,22 +31,25 @@ func (s FieldSet) String() string {
 	return strings.Join(names, ", ")
 }
 
-func allowOutcome(r, barrier *Rule, waits FieldSet, granted bool) Outcome {
-	o := Outcome{Word: Allow, Rule: r, Granted: granted, Reason: r.allowed}
-	if barrier != nil {
-		o.Word, o.Waits = Provisional, waits
-		o.Reason += ", if rule " + barrier.ID + " does not block it once " + waits.String() + " can be read"
+// allowed ends a walk with a true allow.
+func (m *memory) allowed(r *Rule, granted bool) Outcome {
+	o := Outcome{Word: Allow, Rule: r, Granted: granted, Reason: r.allowed, Failed: m.failed}
+	if b := m.barrier; b.rule != nil {
+		o.Word, o.Waits = Provisional, b.waits
+		o.Reason += ", if rule " + b.rule.ID + " does not block it once " + b.waits.String() + " can be read"
 	}
 	return o
 }
 
-func openOutcome(r *Rule, waits FieldSet) Outcome {
-	return Outcome{Word: Open, Rule: r, Waits: waits,
-		Reason: "rule " + r.ID + " can allow it only once " + waits.String() + " is known"}
-}
-
-func blockOutcome(r *Rule, v truth, fields FieldSet, f *Facts) Outcome {
-	o := Outcome{Word: Deny, Rule: r, Reason: r.blocked}
+// blocked ends a walk with a block.
+func (m *memory) blocked(r *Rule, v truth, fields FieldSet, f *Facts) Outcome {
+	if v == failed {
+		m.fail(r, f)
+	}
+	if m.open.rule != nil {
+		return m.nothing()
+	}
+	o := Outcome{Word: Deny, Rule: r, Reason: r.blocked, Failed: m.failed}
 	switch v {
 	case hidden:
 		o.Reason += ", which cannot be decided: " + fields.String() + " cannot be read at the " + f.layer.String() + " layer"
@@ -45,4 +57,30 @@ func blockOutcome(r *Rule, v truth, fields FieldSet, f *Facts) Outcome {
 		o.Reason += ": its condition could not be evaluated"
 	}
 	return o
+}
+
+// nothing ends a walk in which nothing decided.
+func (m *memory) nothing() Outcome {
+	if m.open.rule == nil {
+		return Outcome{Reason: "no rule allows it", Failed: m.failed}
+	}
+	waits := m.open.waits | m.barrier.waits
+	return Outcome{Word: Open, Rule: m.open.rule, Waits: waits, Failed: m.failed,
+		Reason: "rule " + m.open.rule.ID + " can allow it only once " + waits.String() + " is known"}
+}
+
+// failure says why a rule that answered failed did. The text may hold values
+// of the facts.
+func (r *Rule) failure(f *Facts) *Failure {
+	for _, t := range r.c.parts {
+		err := t.failure(f, r.Block)
+		if err == nil {
+			continue
+		}
+		out := &Failure{Rule: r, Why: err.Error()}
+		var cancelled interpreter.EvalCancelledError
+		out.Limit = errors.As(err, &cancelled)
+		return out
+	}
+	return &Failure{Rule: r, Why: "the condition gives neither true nor false"}
 }

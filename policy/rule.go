@@ -70,6 +70,7 @@ type Identity = Who
 type Snapshot struct {
 	Generation uint64
 	rules      []*Rule
+	ix         *index // nil: every walk asks all rules
 	warnings   []Warning
 	files      int
 }

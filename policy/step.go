@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 )
 
@@ -23,66 +22,84 @@ func (s *Snapshot) Step(f *Facts) Outcome {
 	if s == nil {
 		return Outcome{Reason: "no policy is loaded"}
 	}
-	return walk(s.rules, f, nil)
+	return s.walk(f, nil)
 }
 
 // walk asks the rules in order.
 //
 //	allow  true                → the end: Allow, or Provisional behind a waiting block
 //	allow  waiting             → the first is remembered
+//	allow  error               → no match; the first is told
 //	block  true, hidden, error → the end: Deny, or Open behind a waiting allow
 //	block  waiting             → remembered
 //
-// opens, where given, tells whether an allow rule opens the flow's address: it
-// is a part of what the rule must be true of.
-func walk(rules []*Rule, f *Facts, opens func(*Rule, *Facts) (truth, FieldSet)) Outcome {
-	var open *Rule            // the first waiting allow
-	var openWaits FieldSet    // what the waiting allows wait for
-	var barrier *Rule         // the first waiting block
-	var barrierWaits FieldSet // what the waiting blocks wait for
-	for _, r := range rules {
+// d, where given, is what stands before the flow's address: that an allow rule
+// opens it is a part of what the rule must be true of.
+func (s *Snapshot) walk(f *Facts, d *door) Outcome {
+	door := d.kind(f.name)
+	q := s.ask(f, door, false)
+	defer q.end()
+	var m memory
+	for r := q.rule(); r != nil; r = q.rule() {
 		if r.Block {
-			v, fields := r.blocks(f)
-			if v == waiting {
-				if barrier == nil {
-					barrier = r
-				}
-				barrierWaits |= fields
+			if v, fields := r.blocks(f); v == waiting {
+				m.wait(&m.barrier, r, fields)
 			} else if v != no {
-				if open != nil {
-					return openOutcome(open, openWaits|barrierWaits)
-				}
-				return blockOutcome(r, v, fields, f)
+				return m.blocked(r, v, fields, f)
 			}
 			continue
 		}
-		v, fields, granted := r.allows(f)
-		if v == no {
+		if !r.mayPass(door) {
 			continue
 		}
-		if opens != nil {
-			if open, more := opens(r, f); open == no {
+		v, fields, granted := r.allows(f)
+		if d != nil && (v == yes || v == waiting) {
+			if open, more := r.opens(f, d.addr, d.class, d.host); open == no {
 				continue
 			} else if open == waiting {
 				v, fields = waiting, fields|more
 			}
 		}
-		if v == yes {
-			return allowOutcome(r, barrier, barrierWaits, granted)
+		switch v {
+		case yes:
+			return m.allowed(r, granted)
+		case waiting:
+			m.wait(&m.open, r, fields)
+		case failed:
+			m.fail(r, f)
 		}
-		if open == nil {
-			open = r
-		}
-		openWaits |= fields
 	}
-	if open != nil {
-		return openOutcome(open, openWaits|barrierWaits)
+	return m.nothing()
+}
+
+// A memory is what a walk has met.
+type memory struct {
+	open    waiter   // the allows that wait
+	barrier waiter   // the blocks that wait
+	failed  *Failure // of the first rule that could not be evaluated
+}
+
+// A waiter is the first of several rules, and what they wait for.
+type waiter struct {
+	rule  *Rule
+	waits FieldSet
+}
+
+func (m *memory) wait(w *waiter, r *Rule, fields FieldSet) {
+	if w.rule == nil {
+		w.rule = r
 	}
-	return Outcome{Reason: "no rule allows it"}
+	w.waits |= fields
+}
+
+func (m *memory) fail(r *Rule, f *Facts) {
+	if m.failed == nil {
+		m.failed = r.failure(f)
+	}
 }
 
 // allows evaluates an allow rule: yes, waiting (with the fields it waits
-// for), or neither. granted tells that a direct_ip grant made it true.
+// for), failed, or no. granted tells that a direct_ip grant made it true.
 func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
 	port := r.onPort(f)
 	if port == no || !r.bindsType(f) {
@@ -91,7 +108,7 @@ func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
 	if r.Mode == ModeDirectIP && f.granted(r.ID) {
 		return yes, 0, true
 	}
-	v, unknown := evalAllow(&r.c.parts[0], f)
+	v, unknown := r.c.parts[0].eval(f, false)
 	switch {
 	case v == yes && port == waiting:
 		return waiting, FieldSet(0).With(NetworkPort), false
@@ -106,6 +123,9 @@ func (r *Rule) allows(f *Facts) (v truth, waits FieldSet, granted bool) {
 	// it is resolved.
 	if r.Mode == ModeDirectIP && f.layer >= LayerConnect && f.layer <= LayerRequest && f.state[NetworkIP] == Later {
 		return waiting, FieldSet(0).With(NetworkIP), false
+	}
+	if v == failed {
+		return failed, 0, false
 	}
 	return no, 0, false
 }
@@ -171,8 +191,8 @@ func (f *Facts) granted(rule string) bool {
 // fields are what it waits for, or what hid the answer.
 func (r *Rule) blocks(f *Facts) (v truth, fields FieldSet) {
 	var waits FieldSet
-	for i := range r.c.parts {
-		v, unknown := evalBlock(&r.c.parts[i], f)
+	for _, t := range r.c.parts {
+		v, unknown := t.eval(f, true)
 		switch v {
 		case yes, failed:
 			return v, 0
@@ -188,63 +208,4 @@ func (r *Rule) blocks(f *Facts) (v truth, fields FieldSet) {
 		return waiting, waits
 	}
 	return no, 0
-}
-
-// evalAllow evaluates a part as an allow rule sees the facts.
-func evalAllow(p *part, f *Facts) (truth, FieldSet) {
-	if waits, ok := p.guarded(f, false); ok {
-		return orHidden(waits)
-	}
-	return eval(p, (*allowView)(f))
-}
-
-// evalBlock evaluates a part as a block rule sees the facts.
-func evalBlock(p *part, f *Facts) (truth, FieldSet) {
-	if waits, ok := p.guarded(f, true); ok {
-		return orHidden(waits)
-	}
-	return eval(p, (*blockView)(f))
-}
-
-func orHidden(waits FieldSet) (truth, FieldSet) {
-	if waits == 0 {
-		return no, 0
-	}
-	return hidden, waits
-}
-
-// eval runs one planned expression. Its unknown results are `hidden` with the
-// fields they are made of; the caller tells later from hidden.
-func eval(p *part, view cel.Activation) (truth, FieldSet) {
-	out, _, err := p.prg.Eval(view)
-	if err != nil {
-		return failed, 0
-	}
-	switch out := out.(type) {
-	case types.Bool:
-		if out {
-			return yes, 0
-		}
-		return no, 0
-	case *types.Unknown:
-		set := p.unknownFields(out)
-		for _, g := range p.groups {
-			if g&set != 0 {
-				set |= g
-			}
-		}
-		return hidden, set
-	}
-	return failed, 0
-}
-
-// only returns the fields of a set that are in a state.
-func (f *Facts) only(s FieldSet, st State) FieldSet {
-	var out FieldSet
-	for x := Field(0); x < NumFields; x++ {
-		if s.Has(x) && f.state[x] == st {
-			out = out.With(x)
-		}
-	}
-	return out
 }
