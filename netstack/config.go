@@ -41,6 +41,8 @@ type Answer struct {
 	Addrs   []netip.Addr
 	Outcome policy.Outcome // of the dns layer
 	Denied  bool           // by the dns layer; Outcome says by which rule and why
+	// WouldDeny is Denied of a rule that observe let through.
+	WouldDeny bool
 	// Structural denials hold in every mode.
 	Structural bool
 	Reason     string // why there is no address, for people

@@ -213,6 +213,7 @@ func (s *Stack) finish(f *flow) {
 	e.Time, e.Event = time.Now(), "end"
 	e.Session, e.Agent, e.Via = s.cfg.Who.Session, s.cfg.Who.Agent, i.Via
 	e.BytesIn, e.BytesOut = i.BytesIn, i.BytesOut
+	e.Layer, e.SNI = f.contentOf()
 	e.DurationMS = time.Since(f.start).Milliseconds()
 	s.cfg.Auditor.Record(e)
 }

@@ -107,6 +107,8 @@ type fakeNames struct {
 	addrs map[string][]netip.Addr
 	mu    sync.Mutex
 	asked []Question
+
+	observe bool
 }
 
 func (n *fakeNames) ServeUDP(_ context.Context, _, dst netip.AddrPort, msg []byte) []byte {
@@ -125,7 +127,8 @@ func (n *fakeNames) Resolve(_ context.Context, q Question) (Answer, error) {
 	f := policy.NewFacts(policy.LayerDNS, policy.Who{})
 	f.SetQuestion(q.Name, "A")
 	o := n.snap().Step(f)
-	if q.NeedAllow && o.Word < policy.Provisional || o.Word == policy.Deny && o.Rule != nil {
+	would := q.NeedAllow && o.Word < policy.Provisional || o.Word == policy.Deny && o.Rule != nil
+	if would && !n.observe {
 		return Answer{Denied: true, Outcome: o}, nil
 	}
 	a := n.addrs[q.Name]
@@ -138,7 +141,7 @@ func (n *fakeNames) Resolve(_ context.Context, q Question) (Answer, error) {
 	if q.Keep.IsValid() {
 		n.pins.pin(q.Name, q.Keep)
 	}
-	return Answer{Addrs: a}, nil
+	return Answer{Addrs: a, WouldDeny: would, Outcome: o}, nil
 }
 
 // fakeDialer leads judged addresses to servers on loopback.

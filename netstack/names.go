@@ -13,7 +13,8 @@ type FilterNames struct{ *dnsfilter.Filter }
 // Resolve implements Names.
 func (n FilterNames) Resolve(ctx context.Context, q Question) (Answer, error) {
 	a, err := n.Filter.Resolve(ctx, dnsfilter.Query{Name: q.Name, Process: q.Process, Proxy: !q.NeedAllow, Keep: q.Keep})
-	out := Answer{Addrs: a.Addrs, Outcome: a.Outcome, Denied: a.Denied, Structural: a.Structural, Reason: a.Reason}
+	out := Answer{Addrs: a.Addrs, Outcome: a.Outcome, Denied: a.Denied, WouldDeny: a.WouldDeny,
+		Structural: a.Structural, Reason: a.Reason}
 	switch {
 	case a.Denied:
 		// Also for what is no host name: a denial, which err repeats.

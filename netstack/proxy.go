@@ -110,7 +110,8 @@ func (h *httpConn) routeBy(ctx context.Context, snap *policy.Snapshot, t target)
 	if out.Word == policy.Deny && (out.Structural || !h.s.cfg.Observe) {
 		return route{rul: ruling{Flow: out}}
 	}
-	known := ruling{Flow: out, pass: true}
+	// What enforce denies gets here in observe alone.
+	known := ruling{Flow: out, pass: true, would: out.Word == policy.Deny}
 	ctx, cancel := context.WithTimeout(ctx, h.s.times.resolve)
 	defer cancel()
 	a, err := h.s.cfg.DNS.Resolve(ctx, Question{Name: t.auth.Host, Src: h.f.tuple.Src, Process: h.proc,
@@ -121,9 +122,20 @@ func (h *httpConn) routeBy(ctx context.Context, snap *policy.Snapshot, t target)
 	case a.Denied:
 		return route{rul: ruling{Flow: policy.Flow{Outcome: a.Outcome, Name: t.auth.Host, Structural: a.Structural}}}
 	case len(a.Addrs) == 0:
-		return route{rul: known, fail: a.Reason, late: a.Timeout}
+		return route{rul: known.under(a), fail: a.Reason, late: a.Timeout}
 	}
-	return h.weigh(snap, t, a.Addrs)
+	ro := h.weigh(snap, t, a.Addrs)
+	ro.rul = ro.rul.under(a)
+	return ro
+}
+
+// under is a ruling on a name that observe alone let be resolved: without the
+// answer there would be nothing to reach.
+func (r ruling) under(a Answer) ruling {
+	if a.WouldDeny && r.pass && !r.would {
+		r.would, r.Outcome = true, a.Outcome
+	}
+	return r
 }
 
 // weigh judges each address, in the order of the answer.

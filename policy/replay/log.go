@@ -63,7 +63,9 @@ func (l *Log) Add(e policy.Event) {
 		l.Lost += e.Count
 	case "end":
 		if a := l.open[e.ID]; a != nil {
-			a.content(layer, e.SNI)
+			if e.BytesIn != 0 || e.BytesOut != 0 || layer == policy.LayerHello {
+				a.content(layer, e.SNI) // a flow without a byte tells nothing of its use
+			}
 			delete(l.open, e.ID)
 		}
 	case "verdict":

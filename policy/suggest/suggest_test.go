@@ -50,7 +50,7 @@ func (l *logger) tls(name string, port uint16, verdict string) {
 func (l *logger) raw(name string, port uint16, verdict string) {
 	l.question(name, verdict)
 	id := l.verdict(policy.Event{Host: name, IP: "93.184.216.34", Port: port, Protocol: "tcp"}, "flow", verdict)
-	l.Add(policy.Event{Event: "end", ID: id, Layer: "raw"})
+	l.Add(policy.Event{Event: "end", ID: id, Layer: "raw", BytesIn: 9})
 }
 
 func (l *logger) from(t *testing.T, opt Options) *Suggestion {
@@ -107,6 +107,16 @@ func TestExact(t *testing.T) {
 	if text := s.YAML(); !strings.Contains(text, "#   dns evil.test A by /usr/bin/agent") {
 		t.Errorf("the denial is not told:\n%s", text)
 	}
+}
+
+// A connection that was opened and closed, as clients do that try two
+// addresses at once, is no reason for more than the other one needs.
+func TestConnectionWithoutBytes(t *testing.T) {
+	var l logger
+	l.tls("api.test", 443, replay.Allow)
+	id := l.verdict(policy.Event{Host: "api.test", IP: "2606:2800:220:1::7", Port: 443, Protocol: "tcp"}, "flow", replay.Allow)
+	l.Add(policy.Event{Event: "end", ID: id, Layer: "raw"})
+	wantIDs(t, l.from(t, Options{}), "web-api.test")
 }
 
 // What observe let pass is told apart, and becomes rules only where asked for;
