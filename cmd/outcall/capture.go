@@ -38,6 +38,7 @@ call them incorrect.`
 func (a *app) capture(ctx context.Context, c *hostapi.Client, path string, count uint64) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	emit := func(f pcap.Frame) error {
 		_, err := io.WriteString(a.io.out, pcap.Summary(f)+"\n")
 		return a.written(err)

@@ -149,6 +149,9 @@ func (p *Proc) Wait() Result {
 // Output is what has come on standard output so far.
 func (p *Proc) Output() string { return p.out.String() }
 
+// Errors returns what the program has written to standard error so far.
+func (p *Proc) Errors() string { return p.err.String() }
+
 // Done is closed when the program has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 

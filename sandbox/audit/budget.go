@@ -10,9 +10,11 @@ import (
 const (
 	// MaxLines bounds the lines of a second. Denials and allows share it, and
 	// neither can take more than MaxClass, so that a flood of one does not hide
-	// the other; the rest is for the writer's own lines and the session's.
+	// the other; the rest is for limits, of which a flood reaches some and must
+	// not hide any, and for the writer's own lines and the session's.
 	MaxLines     = 1000
 	MaxClass     = 700
+	limitLines   = 20
 	controlLines = 50
 
 	// MaxBytes is a session's budget on disk. Denials may fill half of it, and
@@ -34,15 +36,18 @@ type class uint8
 
 const (
 	control class = iota // start, stop, policy, overflow: ours, and rare
-	denied               // deny, would_deny, limit
+	denied               // deny, would_deny
+	limits               // limit
 	allowed              // allow, end
 	classes
 )
 
 func classOf(e *policy.Event) class {
 	switch {
-	case e.Event == "verdict" && e.Verdict != "allow", e.Event == "limit":
+	case e.Event == "verdict" && e.Verdict != "allow":
 		return denied
+	case e.Event == "limit":
+		return limits
 	case e.Event == "verdict", e.Event == "end":
 		return allowed
 	}
@@ -112,18 +117,21 @@ func (b *budget) roll(now time.Time) {
 
 // lineLeft says whether a line of a class may be written in this second.
 func (b *budget) lineLeft(c class) bool {
-	if c == control {
+	switch c {
+	case control:
 		return b.lines[control] < controlLines
+	case limits:
+		return b.lines[limits] < limitLines
 	}
-	return b.lines[c] < MaxClass && b.lines[denied]+b.lines[allowed] < MaxLines-controlLines
+	return b.lines[c] < MaxClass && b.lines[denied]+b.lines[allowed] < MaxLines-controlLines-limitLines
 }
 
 // spaceLeft says whether the session's budget has room for a line of a class.
 func (b *budget) spaceLeft(c class) bool {
 	total := b.bytes()
 	switch c {
-	case denied:
-		return b.used[denied] < b.maxBytes/2 && total < b.maxBytes-b.maxBytes/reservePart
+	case denied, limits:
+		return b.used[denied]+b.used[limits] < b.maxBytes/2 && total < b.maxBytes-b.maxBytes/reservePart
 	case allowed:
 		return total < b.maxBytes-b.maxBytes/reservePart
 	}

@@ -159,7 +159,8 @@ func (w *Writer) await(batch <-chan struct{}) {
 func (w *Writer) admit(e policy.Event, now time.Time) bool {
 	c := classOf(&e)
 	w.b.roll(now)
-	if c == denied && w.b.summed(&e) {
+	sums := c == denied || c == limits
+	if sums && w.b.summed(&e) {
 		return false
 	}
 	if !w.fits(c) {
@@ -167,7 +168,7 @@ func (w *Writer) admit(e policy.Event, now time.Time) bool {
 		return false
 	}
 	w.line(e, c)
-	if c == denied {
+	if sums {
 		w.b.open(&e, now)
 	}
 	return true
@@ -184,7 +185,7 @@ func (w *Writer) fits(c class) bool {
 	}
 	if !w.full[c] && c != control && w.b.lineLeft(control) {
 		w.full[c] = true
-		what := map[class]string{denied: "denials", allowed: "allows"}[c]
+		what := map[class]string{denied: "denials", limits: "limits", allowed: "allows"}[c]
 		w.line(policy.Event{Time: time.Now(), Event: "limit", Session: w.o.Session, Agent: w.o.Agent,
 			Reason: fmt.Sprintf("audit: %s are only counted from here on (%d of %d bytes are used)", what, w.b.bytes(), w.b.maxBytes)}, control)
 	}
@@ -220,8 +221,8 @@ func (w *Writer) flushDue(now time.Time, all bool) {
 		late = now.Add(window)
 	}
 	for _, e := range w.b.due(late) {
-		if w.fits(denied) {
-			w.line(e, denied)
+		if c := classOf(&e); w.fits(c) {
+			w.line(e, c)
 		} else {
 			w.b.overflow(&e, now)
 		}

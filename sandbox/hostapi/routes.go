@@ -34,6 +34,7 @@ var routes = []route{
 	{method: "POST", path: "/bridge/down", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return nil, b.BridgeDown(ctx) }},
 	{method: "GET", path: "/bridge/nft", call: nftText},
 	{method: "GET", path: "/bridge/capture", raw: (*Server).capture},
+	{method: "DELETE", path: "/bridge/capture/{id}", raw: (*Server).endCapture},
 	{method: "GET", path: "/rules", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return b.Rules(ctx) }},
 	{method: "GET", path: "/rules/counters", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return b.Counters(ctx) }},
 	{method: "GET", path: "/rules/active", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return b.Active(ctx) }},

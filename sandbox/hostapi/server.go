@@ -73,8 +73,10 @@ type Server struct {
 	backend Backend
 	http    *http.Server
 	execs   sync.WaitGroup // upgraded connections, which http.Server forgets
-	base    context.Context
-	stop    context.CancelFunc
+
+	captures captures
+	base     context.Context
+	stop     context.CancelFunc
 }
 
 // NewServer returns a server for b. Nothing is served before Serve.
