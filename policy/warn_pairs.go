@@ -40,7 +40,7 @@ func classOf(x Field) Field {
 func (w *warner) compareAll() {
 	seen := map[alikeKey][]*Rule{}
 	first := map[*compiled]*Rule{}
-	var loose, always []*Rule // by ports and addresses only; by nothing
+	var loose, always, reading []*Rule // by ports and addresses only; by nothing; blocks by later fields
 	for _, r := range w.rules {
 		before := slices.Clone(always)
 		if o := first[r.c]; o != nil {
@@ -55,6 +55,10 @@ func (w *warner) compareAll() {
 			before = append(before, alike(seen, u)...)
 		}
 		w.compare(before, r)
+		w.waits(reading, r)
+		if r.Block && r.c.fields&laterFields != 0 && len(reading) < maxAlike {
+			reading = append(reading, r)
+		}
 		for _, u := range r.c.texts {
 			remember(seen, u, r)
 		}
@@ -173,13 +177,10 @@ func portAtom(r *Rule) cube {
 	return cube{a}
 }
 
-// overlap warns of an allow and a block that can both match: of equal
-// priority, where the order of the files decides, which is easily changed by
-// accident; and of a block by what only bytes tell before a direct_ip rule.
+// overlap warns of an allow and a block of equal priority that can both
+// match: the order of the files decides, which is easily changed by accident.
 func (w *warner) overlap(o, r *Rule) {
-	equalPriority := o.Priority == r.Priority && o.Origin == r.Origin
-	reads := o.Block && r.Mode == ModeDirectIP && o.c.fields&laterFields != 0
-	if o.Block == r.Block || !equalPriority && !reads {
+	if o.Block == r.Block || o.Priority != r.Priority || o.Origin != r.Origin {
 		return
 	}
 	a, ok1 := w.shape(o)
@@ -189,18 +190,50 @@ func (w *warner) overlap(o, r *Rule) {
 	}
 	for _, x := range a {
 		for _, y := range b {
-			both, ok := meet(slices.Concat(x, portAtom(o)), slices.Concat(y, portAtom(r)))
-			if !ok {
-				continue
-			}
-			if equalPriority {
+			if both, ok := meet(slices.Concat(x, portAtom(o)), slices.Concat(y, portAtom(r))); ok {
 				w.rule(r, WarnOverlap, "and rule '%s' both match %s with equal priority, one allows and one blocks: their order in the files decides", o.ID, both)
-			} else {
-				w.rule(r, WarnReadDirect, "is direct_ip, and rule '%s' before it blocks by fields that only its bytes tell: flows wait to be read", o.ID)
+				return
 			}
-			return
 		}
 	}
+}
+
+// waits warns of a direct_ip rule whose flows wait for a block by what only
+// their bytes tell.
+func (w *warner) waits(blocks []*Rule, r *Rule) {
+	if r.Block || r.Mode != ModeDirectIP {
+		return
+	}
+	for _, o := range blocks {
+		a, ok1 := w.shape(o)
+		b, ok2 := w.shape(r)
+		if !ok1 || !ok2 {
+			return
+		}
+		for _, x := range a {
+			for _, y := range b {
+				if slices.Concat(x.atFlow(), y.atFlow(), portAtom(r)).satisfiable() {
+					w.rule(r, WarnReadDirect, "is direct_ip, and rule '%s' before it blocks by fields that only bytes tell: flows wait to be read", o.ID)
+					return
+				}
+			}
+		}
+	}
+}
+
+// atFlow is what a cube says of a first packet: not what only bytes tell. The
+// name of a question is that of the flow.
+func (c cube) atFlow() cube {
+	var out cube
+	for _, a := range c {
+		if a.field < NumFields && !laterFields.Has(a.field) {
+			if a.field == DNSQuery {
+				a.field = NetworkHostname
+			}
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // meet reports whether two alternatives can hold together, and what both

@@ -66,7 +66,23 @@ func (e Event) Ask(s *policy.Snapshot) (Answer, error) {
 		}
 	}
 	a.Near = near(routes)
+	a.Rule = decider(s, a)
 	return a, nil
+}
+
+// decider is the rule that an answer is due to. A denial that names an allow
+// rule names the one that came nearest and still waits; what denies is that
+// nothing allows.
+func decider(s *policy.Snapshot, a Answer) string {
+	if a.Verdict != policy.VerdictDeny {
+		return a.Rule
+	}
+	for _, r := range s.Rules() {
+		if r.ID == a.Rule && r.Block {
+			return a.Rule
+		}
+	}
+	return policy.DefaultPolicy
 }
 
 func only(x *policy.Explanation, via string) ([]policy.Route, error) {

@@ -68,6 +68,7 @@ func (e Event) step(s *policy.Snapshot) (Answer, error) {
 	case policy.Answer:
 		a.Verdict = policy.VerdictAllow // a question is answered or not
 	}
+	a.Rule = decider(s, a)
 	return a, nil
 }
 
