@@ -57,6 +57,7 @@ type supervisor struct {
 	env       session.Env
 	sess      *session.Session
 	audit     *recorder
+	auditing  atomic.Bool // from when audit is the session's
 	who       policy.Who
 	started   time.Time
 	host      *hostNet
@@ -235,14 +236,10 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	}
 	s.sess = sess
 	s.who = policy.Who{Agent: sess.Info.Agent, Session: sess.Info.Name}
-	if err := s.openAudit(ctx); err != nil {
-		return err
-	}
-	s.audit.Record(s.event("start", policy.Event{Reason: s.startLine()}))
-	return nil
+	return s.openAudit(ctx)
 }
 
-// openAudit opens the audit where it was asked for; where the default cannot
+// openAudit begins the audit where it was asked for; where the default cannot
 // be written, in the session's own directory, and the banner says so.
 func (s *supervisor) openAudit(ctx context.Context) error {
 	path := s.cfg.Audit
@@ -262,6 +259,7 @@ func (s *supervisor) openAudit(ctx context.Context) error {
 		s.notes = append(s.notes, "audit in "+path)
 	}
 	s.audit = &recorder{w: w, seen: s.seen}
+	s.auditing.Store(true)
 	return s.sess.SetAudit(ctx, path)
 }
 
@@ -269,10 +267,31 @@ func (s *supervisor) tryAudit(path string) (*audit.Writer, error) {
 	if path == "" {
 		return nil, errors.New("no state directory: neither XDG_STATE_HOME nor HOME is set")
 	}
-	return audit.Open(audit.Options{
-		Path: path, Session: s.who.Session, Agent: s.who.Agent, Private: true,
-		Report: func(err error) { s.say("audit: " + err.Error()) },
+	w, err := audit.Open(audit.Options{
+		Path: path, Session: s.who.Session, Agent: s.who.Agent, Private: true, Report: s.auditTurned,
 	})
+	if err != nil {
+		return nil, err
+	}
+	w.Record(s.event("start", policy.Event{Reason: s.startLine()}))
+	if err := w.Err(); err != nil { // a disk that is full takes the file, and no line
+		_ = w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// auditTurned says once that attempts are denied because their lines cannot be
+// written, and once that they no longer are.
+func (s *supervisor) auditTurned(err error) {
+	switch {
+	case !s.auditing.Load(): // the start tells it
+		return
+	case err == nil:
+		s.say("audit: written again")
+		return
+	}
+	s.say("audit: " + err.Error() + ": every further attempt is denied until it can be written")
 }
 
 // startSandbox plans the view and makes U1, both network namespaces and init.
@@ -323,15 +342,31 @@ func (s *supervisor) planView(ctx context.Context) (view.Spec, error) {
 }
 
 // protected are the paths that the command must not change beside outcall's own
-// directories: this session's, and those that other running sessions read their
-// rules from.
+// directories: this session's, and those of other running sessions. Of an audit
+// it is the whole directory, where older sessions' files stand beside it.
 func (s *supervisor) protected(ctx context.Context) []string {
-	paths := append([]string{filepath.Join(s.cfg.Dir, ".outcall"), s.sess.Info.Audit, s.sess.Info.Socket}, s.cfg.RulePaths...)
+	paths := append([]string{filepath.Join(s.cfg.Dir, ".outcall"), s.sess.Info.Socket}, s.cfg.RulePaths...)
 	others, _ := session.List(ctx, s.env) // what of the dead cannot be removed is no matter here
 	for _, o := range others {
 		paths = append(paths, o.Rules...)
 	}
+	for _, o := range append(others, s.sess.Info) {
+		if dir := filepath.Dir(o.Audit); o.Audit != "" && !s.hides(dir) {
+			paths = append(paths, dir)
+		}
+	}
 	return paths
+}
+
+// hides tells whether a directory is outcall's own, of which the command sees
+// nothing.
+func (s *supervisor) hides(dir string) bool {
+	for _, d := range nonEmpty(s.env.StateDir(), s.env.Root()) {
+		if within(resolved(dir), resolved(d)) {
+			return true
+		}
+	}
+	return false
 }
 
 // startAPI opens host.sock.

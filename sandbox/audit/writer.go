@@ -18,12 +18,17 @@ const (
 	// MaxWait bounds how long Record waits for the disk. A disk that is slower
 	// gets its lines later; the verdict goes on.
 	MaxWait = 50 * time.Millisecond
+	// MaxHang is when a disk that does not answer counts as one that refuses.
+	MaxHang = 10 * time.Second
 	// maxPending bounds the lines that wait for a slow disk. Beyond it events
 	// are only counted.
 	maxPending = 4 << 20
 	// retryTime is how long the writer waits after the disk refused a line.
 	retryTime = time.Second
 )
+
+// ErrHung says that the disk has not answered for MaxHang.
+var ErrHung = errors.New("the disk does not answer")
 
 // Genesis is the prev of a file's first line.
 var Genesis = strings.Repeat("0", sha256.Size*2)
@@ -37,8 +42,8 @@ type Options struct {
 	Private bool
 	// MaxBytes is the session's budget; 0 is MaxBytes.
 	MaxBytes int64
-	// Report, if set, is told once each time the disk begins to refuse lines. It
-	// is called from the writer's goroutine.
+	// Report, if set, is told once each time the disk begins to refuse lines,
+	// and with nil when it takes them again. It must not wait.
 	Report func(error)
 }
 
@@ -62,6 +67,8 @@ type Writer struct {
 	batch   chan struct{} // closed when pending is on disk
 	stalled bool          // the disk was slower than MaxWait
 	err     error         // the disk's present refusal
+	writing bool          // a batch is with the disk
+	hang    *time.Timer   // runs meanwhile
 	full    [classes]bool // a limit line has told that the budget is spent
 	timer   *time.Timer
 	follow  followers
@@ -98,6 +105,8 @@ func newWriter(o Options, f disk) *Writer {
 	w.top.init()
 	w.timer = time.AfterFunc(time.Hour, w.tick)
 	w.timer.Stop()
+	w.hang = time.AfterFunc(time.Hour, func() { w.settle(ErrHung) })
+	w.hang.Stop()
 	go w.run()
 	return w
 }
@@ -106,8 +115,8 @@ func newWriter(o Options, f disk) *Writer {
 func (w *Writer) Path() string { return w.path }
 
 // Record takes an event: as a line, or counted with others. A verdict's line
-// is with the kernel when Record returns, unless the disk needs longer than
-// MaxWait. Time, session and agent are filled in where they are empty; seq
+// is with the kernel when Record returns, unless the disk refuses it, which
+// Err tells then, or needs longer than MaxWait. Time, session and agent are filled in where they are empty; seq
 // and prev are the writer's.
 func (w *Writer) Record(e policy.Event) {
 	e = bounded(e)
@@ -130,7 +139,7 @@ func (w *Writer) Record(e policy.Event) {
 	w.flushDue(now, false)
 	wrote := w.admit(e, now)
 	w.arm(now)
-	batch, wait := w.batch, wrote && e.Event == "verdict" && !w.stalled && w.err == nil
+	batch, wait := w.batch, wrote && (e.Event == "verdict" || e.Event == "start") && !w.stalled && w.err == nil
 	w.mu.Unlock()
 	if wait {
 		w.await(batch)
@@ -267,7 +276,8 @@ func (w *Writer) Head() string {
 	return hex.EncodeToString(w.head[:])
 }
 
-// Err returns what the disk presently refuses lines with; nil is none.
+// Err returns what the disk presently refuses lines with; nil is none. Lines
+// that it refuses wait in memory, and beyond maxPending are counted.
 func (w *Writer) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -331,7 +341,9 @@ func (w *Writer) run() {
 // still refused when the Writer was closed.
 func (w *Writer) write(lines []byte, size *int64) bool {
 	for {
+		w.busy(true)
 		n, err := w.f.Write(lines)
+		w.busy(false)
 		if err == nil {
 			*size += int64(n)
 			w.settle(nil)
@@ -352,18 +364,37 @@ func (w *Writer) write(lines []byte, size *int64) bool {
 	}
 }
 
+// busy says that a batch is, or is no longer, with the disk.
+func (w *Writer) busy(writing bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writing = writing
+	if writing {
+		w.hang.Reset(MaxHang)
+	} else {
+		w.hang.Stop()
+	}
+}
+
 // settle records how the disk does.
 func (w *Writer) settle(err error) (closed bool) {
 	w.mu.Lock()
-	first := err != nil && w.err == nil
+	if err == ErrHung && !w.writing { // it has answered just now
+		w.mu.Unlock()
+		return false
+	}
+	turned := (err != nil) != (w.err != nil)
 	w.err = err
 	if err == nil {
 		w.stalled = false
 	}
 	closed = w.closed
 	w.mu.Unlock()
-	if first && w.o.Report != nil {
-		w.o.Report(fmt.Errorf("audit: write %s: %w", w.path, err))
+	if turned && w.o.Report != nil {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", w.path, err)
+		}
+		w.o.Report(err)
 	}
 	return closed
 }
