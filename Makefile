@@ -32,13 +32,10 @@ platform: ## the kernel facts that we rely on
 integration: ## the built program in a small internet, and the tree's habits
 	CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout 30m ./integration ./integration/habits ./integration/harness ./integration/probe
 
-# Real root in a user namespace of its own cannot enter the ordinary user's home
-# that those tests stand in; an ordinary user's and uid 65534's runs cover it.
 users: ## the main ways again as uid 65534 and as real root; only where the caller is root
 	@if [ "$$(id -u)" = 0 ]; then set -e; for as in nobody root; do \
 		echo "WORLD_AS=$$as"; \
-		skip=none; [ $$as = root ] && skip=TestAllowedInsideUserNamespace; \
-		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '^Test(Allowed|Denied|Root)' -skip "$$skip" ./integration; \
+		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '^Test(Allowed|Denied|Root|Doctor)' ./integration; \
 	done; else echo "not root: the tests as uid 65534 and as real root were NOT run"; fi
 
 clients: ## git, npm, go, apt, python, node through this machine's own registries

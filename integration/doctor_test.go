@@ -79,6 +79,15 @@ func readCheckup(t *testing.T, b *harness.Bed, r harness.Result) checkup {
 	return c
 }
 
+// notOneRoot skips where a user namespace with one id would have kernel uid 0
+// for it: no session starts there but with --as-root.
+func notOneRoot(t *testing.T) {
+	t.Helper()
+	if world.As() == "root" {
+		t.Skip("real root in a user namespace of its own has no other id to give the command (WORLD_AS=user)")
+	}
+}
+
 // mayBeWeak are layers that a good machine can have less of.
 var mayBeWeak = []string{"tap device", "subordinate ids"}
 
@@ -114,6 +123,7 @@ func TestDoctorInsideSession(t *testing.T) {
 }
 
 func TestDoctorInsideUserNamespace(t *testing.T) {
+	notOneRoot(t)
 	b := harness.New(t)
 	mustBeWell(t, readCheckup(t, b, b.Start(b.Program("unshare", "-Urm", harness.Outcall, "doctor", "--json")).Wait()))
 }
@@ -164,8 +174,8 @@ func TestDoctorNamesTheLayer(t *testing.T) {
 		{"nftables", outer("nft"), []string{"seccomp=unconfined", "AF_NETLINK"}, append(above, "proc", "view", "host socket")},
 	} {
 		t.Run(c.layer, func(t *testing.T) {
-			if world.As() == "root" && c.start[0] == "unshare" {
-				t.Skip("real root in a user namespace of its own cannot enter the ordinary user's home (WORLD_AS=user)")
+			if c.start[0] == "unshare" {
+				notOneRoot(t)
 			}
 			b := harness.New(t)
 			mustMiss(t, b, b.Start(b.Program(c.start[0], c.start[1:]...)).Wait(), c.layer, c.mend, c.ok)
@@ -197,9 +207,7 @@ func mustMiss(t *testing.T, b *harness.Bed, r harness.Result, layer string, mend
 // The mend of a system whose AppArmor restricts user namespaces is the profile
 // for this very binary.
 func TestDoctorAppArmorProfile(t *testing.T) {
-	if world.As() == "root" {
-		t.Skip("real root in a user namespace of its own cannot enter the ordinary user's home (WORLD_AS=user)")
-	}
+	notOneRoot(t)
 	b := harness.New(t)
 	script := `mount -t tmpfs none /proc/sys/kernel && echo 1 > /proc/sys/kernel/apparmor_restrict_unprivileged_userns &&
 exec %s outer userns %s doctor --json`
@@ -248,6 +256,18 @@ func TestDoctorForeignDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustMiss(t, b, r, "session directory", []string{taken}, all)
+}
+
+// A directory where no session can start: the layers are tried in another one.
+func TestDoctorElsewhere(t *testing.T) {
+	b := harness.New(t)
+	dir := b.Runtime + "/here"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := b.Command("doctor", "--json")
+	cmd.Dir = dir
+	mustMiss(t, b, b.Start(cmd).Wait(), "view", []string{"--workdir"}, []string{"user namespace", "nftables", "round trip"})
 }
 
 // Packet sockets are refused: a run takes a tap device, if it is there.

@@ -24,8 +24,9 @@ const (
 	// trialTime bounds the command of one trial.
 	trialTime = 30 * time.Second
 	// maxTrials bounds how often a trial is begun again around what was
-	// refused: kept root, another directory, the outer /proc, a tap.
-	maxTrials = 5
+	// refused: kept root, another session directory, another working directory,
+	// the outer /proc, a tap.
+	maxTrials = 6
 )
 
 // Diagnose tells what each layer of a session gets on this machine. It makes
@@ -171,6 +172,9 @@ func (d *diagnosis) trial(ctx context.Context) (again bool) {
 		return ctx.Err() == nil && d.noSandbox(err)
 	}
 	d.r.Stood(probe.Proc, probe.View, probe.Links)
+	if l := d.r.Layer(probe.View); l.Status == probe.Missing && l.Mend == "" {
+		l.Mend = "in / it could be made: start from another directory, or give --workdir DIR"
+	}
 	if !t.info.IPv6 && len(t.cfg.Weak) == 0 {
 		d.r.Set(probe.IPv6, probe.Weak, "the kernel has no IPv6: sessions carry IPv4 only", "")
 	}
@@ -185,7 +189,8 @@ func (d *diagnosis) noSandbox(err error) (again bool) {
 	var planned *view.Error
 	if errors.As(err, &planned) {
 		d.r.Set(probe.View, probe.Missing, err.Error(), planned.Hint)
-		return false
+		again, d.cfg.Dir = d.cfg.Dir != "/", "/"
+		return again
 	}
 	layer := layerOf(err)
 	switch {
