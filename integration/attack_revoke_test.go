@@ -171,3 +171,41 @@ func TestRevocationClosesLiveFlows(t *testing.T) {
 		}
 	}
 }
+
+// Flows that are relayed unread, by a literal address and by direct_ip, have
+// no bytes to be judged again by; the reload closes them all the same.
+func TestRevocationOfUnreadFlows(t *testing.T) {
+	b := harness.New(t)
+	const granted, living = "git.allowed.test", "api.allowed.test"
+	echo := port(b.Ports.Echo)
+	a4, a6 := b.V4(t, "evil.test"), b.V6(t, "evil.test")
+	literal := fmt.Sprintf("  - id: literal\n    condition: 'network.ip in [%q, %q] && network.port == %s'\n    action: allow\n", a4, a6, echo)
+	direct := fmt.Sprintf("  - id: direct\n    condition: 'dns.query == %q'\n    action: allow\n    egress: {mode: direct_ip, ports: [%s]}\n", granted, echo)
+	file := b.Rules("r.yaml", literal+direct+allowRule(living))
+	var specs []string
+	for family, addr := range map[string]string{"4": a4.String(), "6": a6.String()} {
+		for _, host := range []string{addr, granted, living} {
+			specs = append(specs, fmt.Sprintf("raw,%s,%s,%s", family, host, echo))
+		}
+		specs = append(specs, "tunnelraw,,"+addr+","+echo)
+	}
+	k := keep(t, b, []string{"-q", "--rules", file}, specs)
+	is := func(host string) func(string) bool {
+		return func(spec string) bool { return strings.Contains(spec, host) }
+	}
+	k.mustLive(b, 1, func(string) bool { return true })
+
+	b.Rules("r.yaml", literal+allowRule(living))
+	b.Outcall("--session", k.Name, "rules", "reload").Must(t, 0)
+	k.mustLive(b, 2, func(spec string) bool { return !is(granted)(spec) })
+	n := k.denied(b, "default policy", 0)
+
+	b.Rules("r.yaml", "  - id: not-there\n    priority: 1\n    condition: '!domain(network.hostname, \"allowed.test\")'\n    action: block\n"+literal+allowRule(living))
+	b.Outcall("--session", k.Name, "rules", "reload").Must(t, 0)
+	k.mustLive(b, 3, is(living))
+	if n2 := k.denied(b, "not-there", n); n != 2 || n2 != 2+4 {
+		t.Errorf("%d and %d denials, not 2 and 4", n, n2-n)
+	}
+	k.in.Close()
+	k.Wait()
+}
