@@ -22,7 +22,7 @@ type captured struct {
 	src, dst netip.AddrPort
 	proto    byte
 	flags    byte // TCP
-	whole    []byte
+	data     int  // TCP: octets behind its header
 }
 
 // readCapture reads a savefile of Ethernet frames from its specification
@@ -53,7 +53,6 @@ func readCapture(t *testing.T, b []byte) (out []captured) {
 }
 
 func readFrame(b []byte) (c captured) {
-	c.whole = b
 	if len(b) < 14+20 {
 		return c
 	}
@@ -62,7 +61,8 @@ func readFrame(b []byte) (c captured) {
 	var src, dst netip.Addr
 	switch binary.BigEndian.Uint16(b[12:]) {
 	case unix.ETH_P_IP:
-		c.proto, l4 = ip[9], ip[int(ip[0]&15)*4:]
+		// A short frame is padded: the header says where the packet ends.
+		c.proto, l4 = ip[9], ip[int(ip[0]&15)*4:min(len(ip), int(binary.BigEndian.Uint16(ip[2:])))]
 		src, dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
 	case unix.ETH_P_IPV6:
 		if len(ip) < 40 {
@@ -78,7 +78,7 @@ func readFrame(b []byte) (c captured) {
 		sp, dp = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	}
 	if c.proto == unix.IPPROTO_TCP && len(l4) >= 20 {
-		c.flags = l4[13]
+		c.flags, c.data = l4[13], len(l4)-int(l4[12]>>4)*4
 	}
 	c.src, c.dst = netip.AddrPortFrom(src, sp), netip.AddrPortFrom(dst, dp)
 	return c

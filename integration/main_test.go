@@ -10,7 +10,7 @@ import (
 	"outcall/integration/world"
 )
 
-func TestMain(m *testing.M) { world.Main(m, harness.Build) }
+func TestMain(m *testing.M) { world.Main(m, harness.Build, harness.BuildShort) }
 
 // prompt is how soon a client must see a refusal, in milliseconds. A busy
 // machine makes single attempts slow, so tests take the best of some.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"outcall/netstack/egress"
+	"outcall/netstack/internal/waits"
 	"outcall/netstack/link"
 	"outcall/policy"
 )
@@ -111,7 +112,7 @@ type timeouts struct {
 
 var defaultTimeouts = timeouts{
 	first:   10 * time.Second,
-	idle:    300 * time.Second,
+	idle:    waits.HTTP,
 	dial:    75 * time.Second, // beyond a client's own patience; the kernel's own is 127 s
 	resolve: 15 * time.Second,
 	linger:  2 * time.Second,

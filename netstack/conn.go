@@ -16,6 +16,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"outcall/netstack/internal/waits"
 )
 
 // A stream is one TCP connection, to the agent or to the outside.
@@ -73,15 +75,14 @@ func (q *request) accept() (*agentConn, error) {
 	}
 	q.complete(false)
 	ep.SocketOptions().SetKeepAlive(true)
-	// As egress has it: a peer that is gone is noticed after three minutes.
-	idle, interval := tcpip.KeepaliveIdleOption(60*time.Second), tcpip.KeepaliveIntervalOption(15*time.Second)
+	idle, interval := tcpip.KeepaliveIdleOption(waits.KeepIdle), tcpip.KeepaliveIntervalOption(waits.KeepInterval)
 	for _, o := range []tcpip.SettableSocketOption{&idle, &interval} {
 		if terr := ep.SetSockOpt(o); terr != nil {
 			ep.Abort()
 			return nil, errors.New(terr.String())
 		}
 	}
-	if terr := ep.SetSockOptInt(tcpip.KeepaliveCountOption, 8); terr != nil {
+	if terr := ep.SetSockOptInt(tcpip.KeepaliveCountOption, waits.KeepCount); terr != nil {
 		ep.Abort()
 		return nil, errors.New(terr.String())
 	}

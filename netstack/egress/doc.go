@@ -21,7 +21,8 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
-	"time"
+
+	"outcall/netstack/internal/waits"
 )
 
 // The ways that Conn.Via names.
@@ -76,6 +77,5 @@ func classify(addr netip.AddrPort, err error) *Error {
 	return &Error{Kind: k, Addr: addr, Err: err}
 }
 
-// Keep-alive probes find a dead peer of an idle flow within about three
-// minutes (60 s + 8 × 15 s).
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 8}
+// Keep-alive probes find a dead peer of an idle flow.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: waits.KeepIdle, Interval: waits.KeepInterval, Count: waits.KeepCount}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/websocket"
+)
+
+// idleOp opens a connection, directly (-) or by CONNECT, has a word echoed,
+// says so, is silent for a while, and has a second word echoed:
+// idle tcp|ws|wss -|PROXY HOST:PORT DURATION
+func idleOp(args []string) {
+	kind, via, to := args[0], args[1], args[2]
+	attempt("idle", kind+" "+via, func() (string, error) {
+		silence, err := time.ParseDuration(args[3])
+		if err != nil {
+			return "", err
+		}
+		c, err := dialVia(via, to)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		rw, err := speak(kind, to, c)
+		if err != nil {
+			return "", err
+		}
+		if s, err := echoed(rw, "first\n"); err != nil {
+			return s, err
+		}
+		fmt.Println("silent", kind, via, c.LocalAddr())
+		time.Sleep(silence) // being silent is the attempt itself
+		return echoed(rw, "still here\n")
+	})
+}
+
+func dialVia(via, to string) (net.Conn, error) {
+	if via == "-" {
+		return net.DialTimeout("tcp", to, wait)
+	}
+	c, err := net.DialTimeout("tcp", via, wait)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
+	r, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodConnect})
+	if err == nil && r.StatusCode != http.StatusOK {
+		err = fmt.Errorf("CONNECT: %s", r.Status)
+	}
+	return c, err
+}
+
+func speak(kind, to string, c net.Conn) (io.ReadWriter, error) {
+	if kind == "tcp" {
+		return c, nil
+	}
+	host, _, err := net.SplitHostPort(to)
+	if err != nil {
+		return nil, err
+	}
+	if kind == "wss" {
+		c = tls.Client(c, &tls.Config{ServerName: host, InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	}
+	cfg, err := websocket.NewConfig(kind+"://"+host+"/ws", "http://localhost/")
+	if err != nil {
+		return nil, err
+	}
+	return websocket.NewClient(cfg, c)
+}
+
+func echoed(rw io.ReadWriter, word string) (string, error) {
+	if _, err := io.WriteString(rw, word); err != nil {
+		return "", err
+	}
+	b := make([]byte, len(word))
+	_, err := io.ReadFull(rw, b)
+	return string(b), err
+}

@@ -1,0 +1,20 @@
+// Package waits holds how long an open connection may be silent, and how its
+// peers are asked whether they still live: both sides of a flow alike, so that
+// neither outlives the other for long.
+//
+// A tunnel may be silent for ever. To see that through the whole program in a
+// test, the build tag shortwaits shrinks these waits, and these only; a
+// released program is built without it, and has nothing of it.
+package waits
+
+import "time"
+
+const (
+	// HTTP is how long plain HTTP may be silent between two requests.
+	HTTP = 300 * time.Second / shrink
+	// KeepIdle, KeepInterval and KeepCount: a dead peer is found after about
+	// three minutes (60 s + 8 × 15 s).
+	KeepIdle     = 60 * time.Second / shrink
+	KeepInterval = 15 * time.Second / shrink
+	KeepCount    = 8
+)

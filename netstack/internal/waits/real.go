@@ -1,0 +1,5 @@
+//go:build !shortwaits
+
+package waits
+
+const shrink = 1

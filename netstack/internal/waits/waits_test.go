@@ -1,0 +1,13 @@
+package waits
+
+import (
+	"testing"
+	"time"
+)
+
+// What is built without the tag has the waits of the contract.
+func TestReleasedWaits(t *testing.T) {
+	if HTTP != 300*time.Second || KeepIdle+KeepCount*KeepInterval != 3*time.Minute {
+		t.Errorf("HTTP %v, a dead peer after %v", HTTP, KeepIdle+KeepCount*KeepInterval)
+	}
+}
