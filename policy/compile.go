@@ -57,9 +57,17 @@ type finding struct {
 	msg string
 }
 
-// compileCondition checks and plans an expanded condition. A block is split
-// at its top-level ||.
+// compileCondition checks and plans an expanded condition.
 func compileCondition(env *cel.Env, text string, block bool) (*compiled, []finding) {
+	native, bad := checkCondition(env, text)
+	if bad != nil {
+		return nil, bad
+	}
+	return compileChecked(env, native, text, block)
+}
+
+// checkCondition parses and checks a condition.
+func checkCondition(env *cel.Env, text string) (*ast.AST, []finding) {
 	checked, bad := check(env, text)
 	if bad != nil {
 		return nil, bad
@@ -67,7 +75,12 @@ func compileCondition(env *cel.Env, text string, block bool) (*compiled, []findi
 	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) {
 		return nil, []finding{{0, fmt.Sprintf("the condition is of type %s, not bool", cel.FormatCELType(t))}}
 	}
-	native := checked.NativeRep()
+	return checked.NativeRep(), nil
+}
+
+// compileChecked inspects and plans a checked condition. A block is split at
+// its top-level ||.
+func compileChecked(env *cel.Env, native *ast.AST, text string, block bool) (*compiled, []finding) {
 	c, bad := inspect(native, text)
 	if bad != nil {
 		return nil, bad

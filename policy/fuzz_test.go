@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -102,7 +103,7 @@ func FuzzCondition(f *testing.F) {
 			return
 		}
 		for _, block := range []bool{false, true} {
-			c, bad := compileOne(env, text, block, false)
+			c, bad := compileOne(newTemplates(env), text, block, false)
 			if bad != nil {
 				continue
 			}
@@ -116,6 +117,25 @@ func FuzzCondition(f *testing.F) {
 				t.Errorf("%q: denied with all known, allowed with less", text)
 			}
 			s.NetCells(who, nil)
+		}
+	})
+}
+
+// FuzzIndex: with an index and without, every walk gives the same.
+func FuzzIndex(f *testing.F) {
+	for i := range uint64(8) {
+		f.Add(i, uint8(i))
+	}
+	pools := indexPools(f, rand.New(rand.NewPCG(20261124, 5)))
+	f.Fuzz(func(t *testing.T, seed uint64, common uint8) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		rules := indexCase(r, pools)
+		indexed, linear := twins(rules, int(common%10))
+		for range 8 {
+			c := randomCase(r)
+			if bad := indexDiffers(r, indexed, linear, c, r.IntN(20) == 0); bad != "" {
+				t.Fatalf("%s\nrules:\n%s", bad, ruleLines(rules))
+			}
 		}
 	})
 }

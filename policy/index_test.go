@@ -112,11 +112,11 @@ func TestPropertyIndex(t *testing.T) {
 		}
 		rules := indexCase(r, pools)
 		indexed, linear := twins(rules, pick(r, []int{0, 0, 1, 3, 8}))
-		for range 10 {
+		for range 40 {
 			pairs++
 			c := randomCase(r)
 			c.proto = pick(r, []Proto{TCP, TCP, UDP, ICMP})
-			if bad := indexDiffers(r, indexed, linear, c, pairs%50 == 0); bad != "" {
+			if bad := indexDiffers(r, indexed, linear, c, pairs%200 == 0); bad != "" {
 				t.Fatalf("common %d: %s\nrules:\n%s", indexed.ix.common, bad, ruleLines(rules))
 			}
 		}

@@ -171,38 +171,39 @@ func compileAll(env *cel.Env, jobs []*job) {
 		}
 		groups[k] = append(groups[k], j)
 	}
-	next := make(chan key)
+	next := make(chan key, len(order))
+	for _, k := range order {
+		next <- k
+	}
+	close(next)
+	ts := newTemplates(env)
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(order)) {
 		wg.Go(func() {
 			for k := range next {
-				c, bad := compileOne(env, k.text, k.block, k.defn)
+				c, bad := compileOne(ts, k.text, k.block, k.defn)
 				for _, j := range groups[k] {
 					j.c, j.bad = c, bad
 				}
 			}
 		})
 	}
-	for _, k := range order {
-		next <- k
-	}
-	close(next)
 	wg.Wait()
 }
 
 // compileOne compiles one text. A fault of the library is a finding about
 // this text, not the end of the program.
-func compileOne(env *cel.Env, text string, block, definition bool) (c *compiled, bad []finding) {
+func compileOne(ts *templates, text string, block, definition bool) (c *compiled, bad []finding) {
 	defer func() {
 		if p := recover(); p != nil {
 			c, bad = nil, []finding{{0, fmt.Sprintf("the condition cannot be compiled: %v", p)}}
 		}
 	}()
 	if definition {
-		_, bad = check(env, text)
+		_, bad = check(ts.env, text)
 		return nil, bad
 	}
-	return compileCondition(env, text, block)
+	return ts.compile(text, block)
 }
 
 // ordered sorts by priority; what is not the operator's own stands after all
