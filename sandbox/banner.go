@@ -6,6 +6,7 @@ import (
 
 	"outcall/policy"
 	"outcall/policy/escape"
+	"outcall/sandbox/idmap"
 )
 
 // startLine is the text of the audit's first line: what is weaker than the
@@ -48,6 +49,15 @@ func (s *supervisor) banner() {
 			s.say("warning: " + w)
 		}
 	}
+}
+
+// singleRoot says why root inside has no other ids to change to.
+func singleRoot(ids idmap.Plan) string {
+	why := "this user has no subordinate ids, or there is no newuidmap"
+	if len(ids.UIDs) > 1 {
+		why = "newuidmap refused"
+	}
+	return "root inside has a single id (" + why + "; outcall doctor tells the mend)"
 }
 
 func plural(n int, what string) string {

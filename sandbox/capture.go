@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"outcall/netstack/link"
 	"outcall/policy"
 	"outcall/sandbox/gate"
 	"outcall/sandbox/hostapi"
@@ -97,14 +98,12 @@ func (c *capture) open(index int) error {
 			did = fmt.Errorf("SO_TIMESTAMPNS: %w", did)
 			return
 		}
-		if did = unix.Bind(int(fd), &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}); did != nil {
+		if did = unix.Bind(int(fd), &unix.SockaddrLinklayer{Protocol: link.AllFrames, Ifindex: index}); did != nil {
 			did = fmt.Errorf("bind to interface %d: %w", index, did)
 		}
 	})
 	return errors.Join(err, did)
 }
-
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
 // run emits frames until ctx ends (nil), the bridge goes or emit fails.
 func (c *capture) run(ctx context.Context, emit func(pcap.Frame) error) error {

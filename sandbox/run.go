@@ -313,6 +313,9 @@ func (s *supervisor) startSandbox(ctx context.Context) error {
 	}
 	s.gate, s.info = g, g.Info()
 	s.notes = append(s.notes, s.info.Notes...)
+	if s.ids.Root && !s.info.Subordinate {
+		s.notes = append(s.notes, singleRoot(s.ids))
+	}
 	if !s.info.IPv6 {
 		s.notes = append(s.notes, "IPv4 only")
 	}

@@ -87,14 +87,15 @@ func preparePacket(fd, ifindex int) error {
 	if ifindex == 0 {
 		return nil
 	}
-	sa := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifindex}
+	sa := &unix.SockaddrLinklayer{Protocol: AllFrames, Ifindex: ifindex}
 	if err := unix.Bind(fd, sa); err != nil {
 		return fmt.Errorf("link: packet socket: bind to interface %d: %w", ifindex, err)
 	}
 	return nil
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
+// AllFrames is ETH_P_ALL in network byte order, as packet(7) wants a protocol.
+const AllFrames uint16 = unix.ETH_P_ALL << 8
 
 func (l *packetLink) Endpoint() Endpoint { return l.ep }
 

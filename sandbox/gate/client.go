@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"outcall/policy"
+	"outcall/sandbox/view"
 )
 
 // Where names the namespaces that a socket or process is made in.
@@ -58,34 +59,10 @@ func (p *Proc) Stops() <-chan syscall.Signal { return p.stops }
 // Status is the wait status after Done.
 func (p *Proc) Status() syscall.WaitStatus { return p.status }
 
-// A StageError says which stage of the set-up failed. Errno is the kernel's
-// answer, 0 if there was none. Not-found and not-executable commands are
-// Stage "exec" with ENOENT and EACCES (or ENOEXEC).
-type StageError struct {
-	Stage  string // "user namespace", "bridge", "mount", "proc", "seccomp", "exec", …
-	Detail string // on what
-	Errno  syscall.Errno
-	Hint   string // the mend
-}
-
-func (e *StageError) Error() string {
-	s := e.Stage
-	if e.Detail != "" {
-		s += ": " + e.Detail
-	}
-	if e.Errno != 0 {
-		s += ": " + e.Errno.Error()
-	}
-	return s
-}
-
-// Unwrap returns the kernel's answer.
-func (e *StageError) Unwrap() error {
-	if e.Errno == 0 {
-		return nil
-	}
-	return e.Errno
-}
+// A StageError says which stage of the set-up failed: one of this package's or
+// of package view's. Not-found and not-executable commands are Stage "exec"
+// with ENOENT and EACCES (or ENOEXEC).
+type StageError = view.Error
 
 // A Client speaks with one gatekeeper. Its methods are safe for concurrent
 // use; each waits for the answer or ctx.

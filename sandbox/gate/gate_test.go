@@ -183,6 +183,24 @@ func TestRootInsideWithSubordinateIDs(t *testing.T) {
 	wantPowers(t, probe(t, c, "powers"), "EINVAL")
 }
 
+// A helper that does nothing of the kind leaves the single id.
+func TestSetUIDHelpersRefuse(t *testing.T) {
+	if os.Geteuid() == 0 {
+		return // root maps by itself; this runs as the ordinary user
+	}
+	o := options(t, func(r *idmap.Request, _ *view.Options) { r.Root = true })
+	o.IDs.UIDHelper, o.IDs.GIDHelper = "/bin/false", "/bin/false"
+	o.IDs.UIDs = append(o.IDs.UIDs[:1:1], idmap.Range{Inside: 1, Outside: 200000, Size: 65536})
+	o.IDs.GIDs = append(o.IDs.GIDs[:1:1], idmap.Range{Inside: 1, Outside: 200000, Size: 65536})
+	c := session(t, o)
+	if c.Info().Subordinate {
+		t.Error("Info.Subordinate is set")
+	}
+	if got := sh(t, c, "id -u"); got != "0" {
+		t.Errorf("uid %s inside, want 0", got)
+	}
+}
+
 func TestAsRoot(t *testing.T) {
 	needNamespaces(t)
 	if os.Geteuid() != 0 {

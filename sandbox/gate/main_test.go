@@ -46,22 +46,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// asUser runs the same tests as an ordinary user, from a copy of this program
-// that every user can reach.
+// asUser runs the same tests as an ordinary user.
 func asUser() int {
-	dir, err := os.MkdirTemp("", "gate-user-")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	home := filepath.Join(dir, "home")
-	bin := filepath.Join(dir, "gate.test")
-	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o755), os.Chown(home, testUID, testUID), copyFile("/proc/self/exe", bin))
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
 	var args []string
 	for _, a := range os.Args[1:] {
 		// These name files that the other user cannot write.
@@ -70,16 +56,33 @@ func asUser() int {
 			args = append(args, a)
 		}
 	}
-	cmd := exec.Command(bin, args...)
-	cmd.Dir = home
-	cmd.Env = append(os.Environ(), envUser+"=1", "HOME="+home, "TMPDIR="+home, "XDG_RUNTIME_DIR=")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: testUID, Gid: testUID}}
-	if err := cmd.Run(); err != nil {
+	if err := runAs(testUID, testUID, args); err != nil {
 		fmt.Printf("as uid %d: %v\n", testUID, err)
 		return 1
 	}
 	return 0
+}
+
+// runAs runs tests as another user, from a copy of this program that every
+// user can reach.
+func runAs(uid, gid int, args []string) error {
+	dir, err := os.MkdirTemp("", "gate-user-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	home := filepath.Join(dir, "home")
+	bin := filepath.Join(dir, "gate.test")
+	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o755), os.Chown(home, uid, gid), copyFile("/proc/self/exe", bin))
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(bin, args...)
+	cmd.Dir = home
+	cmd.Env = append(os.Environ(), envUser+"=1", "HOME="+home, "TMPDIR="+home, "XDG_RUNTIME_DIR=")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	return cmd.Run()
 }
 
 func copyFile(from, to string) error {

@@ -9,8 +9,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"outcall/sandbox/view"
 )
 
 // A stage is this program, started again by itself. Its name is the first
@@ -129,10 +127,6 @@ func stageErr(stage, detail string, err error) *StageError {
 	var se *StageError
 	if errors.As(err, &se) {
 		return se
-	}
-	var ve *view.Error
-	if errors.As(err, &ve) {
-		return &StageError{Stage: ve.Stage, Detail: ve.Detail, Errno: ve.Errno, Hint: ve.Hint}
 	}
 	out := &StageError{Stage: stage, Detail: detail}
 	var errno syscall.Errno
