@@ -71,7 +71,8 @@ func (e *AsRootError) Error() string { return e.Reason }
 type host struct {
 	euid, egid int
 	realRoot   bool
-	setuid     bool // CAP_SETUID and CAP_SETGID are effective
+	setuid     bool                    // CAP_SETUID and CAP_SETGID are effective
+	mapped     func(uid, gid int) bool // they are ids of this user namespace
 	owner      func(dir string) (uid, gid int, err error)
 	lookup     func(uid int) (name, home string, gid int, ok bool)
 	subIDs     func(uid int, name string) (uids, gids []Range)
@@ -83,7 +84,7 @@ func New(r Request) (Plan, error) {
 	return decide(r, host{
 		euid: os.Geteuid(), egid: os.Getegid(),
 		realRoot: RealRoot(), setuid: hasCaps(unix.CAP_SETUID, unix.CAP_SETGID),
-		owner: dirOwner, lookup: lookupUser, subIDs: subIDs, helper: findHelper,
+		mapped: mapped, owner: dirOwner, lookup: lookupUser, subIDs: subIDs, helper: findHelper,
 	})
 }
 
@@ -101,6 +102,9 @@ func decide(r Request, h host) (Plan, error) {
 		}
 		p.Drop = true
 		p.KernelUID, p.KernelGID = target(r, h)
+		if !h.mapped(p.KernelUID, p.KernelGID) {
+			return Plan{}, &AsRootError{fmt.Sprintf("started as root in a user namespace that has no uid %d or gid %d for the command (/proc/self/uid_map): root cannot be given up there; start outcall as another user, or --as-root keeps root", p.KernelUID, p.KernelGID)}
+		}
 	}
 	p.User, p.Home, _, _ = h.lookup(p.KernelUID)
 	p.UID, p.GID = p.KernelUID, p.KernelGID

@@ -15,6 +15,7 @@ import (
 func fake(euid, egid int) host {
 	return host{
 		euid: euid, egid: egid, realRoot: euid == 0, setuid: euid == 0,
+		mapped: func(int, int) bool { return true },
 		owner: func(dir string) (int, int, error) {
 			switch dir {
 			case "/home/alice":
@@ -118,6 +119,14 @@ func TestRootCannotBeGivenUp(t *testing.T) {
 	if !errors.As(err, &are) || !strings.Contains(err.Error(), "--as-root") {
 		t.Errorf("without CAP_SETUID: %v", err)
 	}
+	// `unshare -r` by real root: no other id is there.
+	h = fake(0, 0)
+	h.mapped = func(uid, gid int) bool { return uid == 0 && gid == 0 }
+	_, err = decide(Request{Getenv: func(string) string { return "" }}, h)
+	if !errors.As(err, &are) || !strings.Contains(err.Error(), "--as-root") || !strings.Contains(err.Error(), "uid_map") {
+		t.Errorf("with no other id: %v", err)
+	}
+	h.setuid = false
 	p, err := decide(Request{AsRoot: true, Root: true}, h)
 	if err != nil || p.SetGroups || len(p.UIDs) != 1 {
 		t.Errorf("--as-root without CAP_SETUID: %+v, %v", p, err)

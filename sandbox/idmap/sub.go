@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -69,6 +70,26 @@ func identity(path string) []Range {
 		return []Range{{0, 0, 1}}
 	}
 	return Identity(rs)
+}
+
+// mapped reports whether this process' user namespace has both ids. A map that
+// cannot be read is left to the kernel's own answer.
+func mapped(uid, gid int) bool {
+	for _, m := range []struct {
+		path string
+		id   int
+	}{{"/proc/self/uid_map", uid}, {"/proc/self/gid_map", gid}} {
+		f, err := os.Open(m.path)
+		if err != nil {
+			continue
+		}
+		rs, err := Parse(f)
+		_ = f.Close() // only read
+		if err == nil && !slices.ContainsFunc(rs, func(r Range) bool { return m.id >= r.Inside && m.id-r.Inside < r.Size }) {
+			return false
+		}
+	}
+	return true
 }
 
 // Identity turns a namespace's own map into one that hands all of its ids on
