@@ -42,12 +42,15 @@ func TestPinsNeverCrossSessions(t *testing.T) {
 	}
 	k.MustNotArrive(t)
 	b.MustBeQuiet(t, m, nil)
+	var d denials
 	for _, a := range hosts {
 		for _, p := range []uint16{b.Ports.Echo, 80} {
-			b.OneDenial(t, second.Name, "/probe", func(e harness.Event) bool { return e.IP == a && e.Port == p && e.Layer == "flow" })
+			d.one(t, b, second.Name, "/probe", func(e harness.Event) bool { return e.IP == a && e.Port == p && e.Layer == "flow" })
 		}
-		b.OneDenial(t, second.Name, "/probe", func(e harness.Event) bool { return e.IP == a && e.Layer == "connect" })
+		d.one(t, b, second.Name, "/probe", func(e harness.Event) bool { return e.IP == a && e.Layer == "connect" })
 	}
+
+	d.mostNamed(t)
 
 	// A session with the neighbour's name at the same address is no way to it.
 	other := b.Rules("other.yaml", allowRule(neighbour))

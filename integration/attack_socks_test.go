@@ -139,6 +139,8 @@ func (p *hostSOCKS) handshake(c net.Conn) (host, port string, err error) {
 func TestK16SOCKSOfTheMachine(t *testing.T) {
 	b := harness.New(t)
 	const name, other = "four.allowed.test", "six.allowed.test"
+	var d denials
+	defer func() { d.mostNamed(t) }()
 	for _, noAddrs := range []bool{false, true} {
 		p := newHostSOCKS(t)
 		evil := b.V4(t, "evil.test").String()
@@ -185,7 +187,7 @@ func TestK16SOCKSOfTheMachine(t *testing.T) {
 			"a request":             func(e harness.Event) bool { return e.Layer == "request" && e.Host == "evil.test" },
 			"a connection straight": func(e harness.Event) bool { return e.Layer == "flow" && e.IP == evil },
 		} {
-			if e := b.OneDenial(t, r.Name, "/probe", match); e.ID == "" {
+			if e := d.one(t, b, r.Name, "/probe", match); e.ID == "" {
 				t.Errorf("that was %s", what)
 			}
 		}
