@@ -29,10 +29,10 @@ func (s *supervisor) banner() {
 	snap := s.snap.Load()
 	n := len(snap.Rules())
 	parts := []string{plural(n, "rule")}
-	if n == 0 {
+	switch {
+	case n == 0 && !s.cfg.Observe:
 		parts[0] = "0 rules: everything is denied"
-	}
-	if s.cfg.Observe {
+	case s.cfg.Observe:
 		parts = append(parts, "OBSERVE: what a rule would deny is let through")
 	}
 	parts = append(parts, "session "+s.who.Session)

@@ -198,6 +198,9 @@ func target(a *replay.Attempt) string {
 		return e.Query + " " + e.RecordType
 	}
 	host := e.Host
+	if a.Decided == policy.LayerHello && a.Verdict == replay.Deny && a.SNI != "" {
+		host = a.SNI // not the name that the address belongs to
+	}
 	if host == "" {
 		host = e.IP
 	}

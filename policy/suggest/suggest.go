@@ -149,7 +149,11 @@ type entries struct {
 }
 
 func (es *entries) add(a *replay.Attempt, rules []string) {
-	e := Entry{Target: target(a), Layer: a.Decided.String(), Rule: a.Rule, Reason: a.Reason, Count: a.Count, Rules: rules}
+	layer := a.Layer
+	if a.Verdict == replay.Deny {
+		layer = a.Decided
+	}
+	e := Entry{Target: target(a), Layer: layer.String(), Rule: a.Rule, Reason: a.Reason, Count: a.Count, Rules: rules}
 	if a.Event.Process != nil {
 		e.Process = a.Event.Process.Exe
 	}
