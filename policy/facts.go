@@ -231,14 +231,14 @@ func (f *Facts) Clone() *Facts { c := *f; return &c }
 // SetProcess tells which process stands behind the flow; nil leaves
 // process.* hidden.
 func (f *Facts) SetProcess(p *Process) {
-	if p == nil || p.Exe == "" {
+	if p == nil || p.Exe == "" || isCut(p.Exe) {
 		f.Hide(ProcessExe, Hidden)
 		f.Hide(ProcessName, Hidden)
 	} else {
 		f.set(ProcessExe, p.Exe)
 		f.set(ProcessName, baseName(p.Exe))
 	}
-	if p == nil || p.Args == nil {
+	if p == nil || p.Args == nil || len(p.Args) > 0 && isCut(p.Args[len(p.Args)-1]) {
 		f.Hide(ProcessArgs, Hidden)
 	} else {
 		f.set(ProcessArgs, p.Args)

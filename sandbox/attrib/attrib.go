@@ -26,11 +26,6 @@ const (
 	// short.
 	cacheTime  = time.Second
 	hiddenTime = 250 * time.Millisecond
-
-	// MaxExe and MaxArgs bound what is told of a process, in bytes; the
-	// arguments count together, with one more for each.
-	MaxExe  = 256
-	MaxArgs = 1 << 10
 )
 
 // A Finder tells which process holds a socket; nil is hidden. The gatekeeper's
@@ -79,8 +74,8 @@ func (a *Attributor) Close() error {
 }
 
 // Attribute tells the process behind a flow, or nil where it cannot be told
-// within Bound: no socket, no process, no time. What is too long to be told
-// whole is hidden, never cut: a rule must not be asked about half a path.
+// within Bound: no socket, no process, no time. What is too long is cut,
+// for the audit; a rule is not asked about half a path (policy.CutMark).
 func (a *Attributor) Attribute(ctx context.Context, t netstack.Tuple) *policy.Process {
 	ctx, cancel := context.WithTimeout(ctx, Bound)
 	defer cancel()
@@ -104,7 +99,7 @@ func (a *Attributor) Attribute(ctx context.Context, t netstack.Tuple) *policy.Pr
 	if err != nil || ctx.Err() != nil {
 		p = nil
 	}
-	p = bounded(p)
+	p = p.Bounded()
 	a.remember(t, inode, p)
 	return p
 }
@@ -144,23 +139,4 @@ func (a *Attributor) remember(t netstack.Tuple, inode uint64, p *policy.Process)
 		hold = hiddenTime
 	}
 	a.cache[t] = answer{inode, p, a.now().Add(hold)}
-}
-
-// bounded hides what is too long.
-func bounded(p *policy.Process) *policy.Process {
-	if p == nil {
-		return nil
-	}
-	out := &policy.Process{PID: p.PID, Exe: p.Exe, Args: p.Args}
-	if len(out.Exe) > MaxExe {
-		out.Exe = ""
-	}
-	size := 0
-	for _, s := range out.Args {
-		size += len(s) + 1
-	}
-	if size > MaxArgs {
-		out.Args = nil
-	}
-	return out
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -279,23 +278,6 @@ func TestCache(t *testing.T) {
 	}
 	if len(a.cache) > maxCached {
 		t.Errorf("%d remembered, at most %d", len(a.cache), maxCached)
-	}
-}
-
-func TestBounded(t *testing.T) {
-	long := strings.Repeat("a", MaxExe+1)
-	p := bounded(&policy.Process{PID: 1, Exe: long, Args: []string{"x"}})
-	if p.Exe != "" || len(p.Args) != 1 || p.PID != 1 {
-		t.Errorf("long path: %+v", p)
-	}
-	p = bounded(&policy.Process{Exe: long[1:], Args: make([]string, MaxArgs+1)})
-	if len(p.Exe) != MaxExe || p.Args != nil {
-		t.Errorf("many arguments: %d of path, %d arguments", len(p.Exe), len(p.Args))
-	}
-	f := policy.NewFacts(policy.LayerFlow, policy.Who{})
-	f.SetProcess(p)
-	if f.State(policy.ProcessArgs) != policy.Hidden {
-		t.Errorf("too long arguments are %v, want hidden", f.State(policy.ProcessArgs))
 	}
 }
 

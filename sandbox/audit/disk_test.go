@@ -26,7 +26,7 @@ func TestSlowDisk(t *testing.T) {
 			t.Errorf("100 records took %v, at most %v", d, MaxWait)
 		}
 		big := allow("a.test")
-		big.Process = &policy.Process{Args: []string{strings.Repeat("\x01", MaxArgs)}}
+		big.Process = &policy.Process{Args: []string{strings.Repeat("\x01", policy.MaxArgs)}}
 		for range 20 {
 			for range MaxClass {
 				w.Record(big)

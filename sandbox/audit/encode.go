@@ -13,9 +13,7 @@ import (
 // Bounds of the fields, in bytes before escaping. A longer value is cut and
 // ends in an ellipsis.
 const (
-	MaxExe    = 256
-	MaxArgs   = 1 << 10 // of all arguments together
-	MaxName   = 255     // query, host, sni, session, agent
+	MaxName   = 255 // query, host, sni, session, agent
 	MaxPath   = 1 << 10
 	maxReason = 512
 	maxRule   = 128
@@ -41,48 +39,16 @@ func bounded(e policy.Event) policy.Event {
 		{&e.RecordType, maxWord}, {&e.Host, MaxName}, {&e.IP, maxWord}, {&e.Protocol, maxWord},
 		{&e.Method, maxWord}, {&e.SNI, MaxName}, {&e.Via, maxWord},
 	} {
-		*f.s = cut(*f.s, f.n)
+		*f.s = policy.Cut(*f.s, f.n)
 	}
 	if i := strings.IndexAny(e.Path, "?#"); i >= 0 {
 		e.Path = e.Path[:i]
 	}
-	e.Path = cut(e.Path, MaxPath)
+	e.Path = policy.Cut(e.Path, MaxPath)
 	if e.Process != nil {
-		e.Process = &policy.Process{PID: e.Process.PID, Exe: cut(e.Process.Exe, MaxExe), Args: cutArgs(e.Process.Args)}
+		e.Process = e.Process.Bounded()
 	}
 	return e
-}
-
-const ellipsis = "…"
-
-// cut shortens s to at most n bytes, at the start of a character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	n -= len(ellipsis)
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return strings.Clone(s[:n]) + ellipsis
-}
-
-// cutArgs keeps the first arguments, MaxArgs bytes in all with one more for
-// each; an ellipsis stands for the rest.
-func cutArgs(args []string) []string {
-	left := MaxArgs
-	var out []string
-	for _, a := range args {
-		if len(a)+1 > left {
-			if left > len(ellipsis) {
-				out = append(out, cut(a, left-1))
-			}
-			break
-		}
-		left -= len(a) + 1
-		out = append(out, a)
-	}
-	return out
 }
 
 // appendString appends a JSON string. What is not printable (control and

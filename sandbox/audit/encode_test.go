@@ -102,9 +102,9 @@ func TestBounds(t *testing.T) {
 	for name, c := range map[string]struct {
 		s string
 		n int
-	}{"exe": {b.Process.Exe, MaxExe}, "query": {b.Query, MaxName}, "path": {b.Path, MaxPath}, "reason": {b.Reason, maxReason},
-		"args": {strings.Join(b.Process.Args, " "), MaxArgs}} {
-		if len(c.s) > c.n || len(c.s) < c.n-8 || !utf8.ValidString(c.s) || !strings.HasSuffix(c.s, ellipsis) {
+	}{"exe": {b.Process.Exe, policy.MaxExe}, "query": {b.Query, MaxName}, "path": {b.Path, MaxPath}, "reason": {b.Reason, maxReason},
+		"args": {strings.Join(b.Process.Args, " "), policy.MaxArgs}} {
+		if len(c.s) > c.n || len(c.s) < c.n-8 || !utf8.ValidString(c.s) || !strings.HasSuffix(c.s, policy.CutMark) {
 			t.Errorf("%s: %d bytes, at most %d", name, len(c.s), c.n)
 		}
 	}
@@ -112,7 +112,7 @@ func TestBounds(t *testing.T) {
 		t.Errorf("the longest line has %d bytes", len(line))
 	}
 	b = bounded(policy.Event{Path: "/a?token=secret", Process: &policy.Process{Args: make([]string, 1e6)}})
-	if b.Path != "/a" || len(b.Process.Args) > MaxArgs {
+	if b.Path != "/a" || len(b.Process.Args) > policy.MaxArgs {
 		t.Errorf("path %q, %d arguments", b.Path, len(b.Process.Args))
 	}
 }
