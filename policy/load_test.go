@@ -125,6 +125,12 @@ rules:
     egress:
       ports: [0]  # !a port must be a number from 1 to 65535
   - nothing  # !a rule must be a map
+  - id: h
+    condition: 'true'
+    action: allow
+    priority: 010  # !in plain decimal
+    egress:
+      ports: [0x1bb]  # !in plain decimal
 `},
 		{"version", `version: 1  # !version must be the string "1", in quotes
 rules: []

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -185,6 +187,9 @@ func (f *ruleFile) rule(n *yaml.Node) {
 
 // reservedIDs are words of the host API's paths below /rules.
 var reservedIDs = map[string]bool{"active": true, "counters": true, "flush": true, "reload": true}
+
+// ReservedIDs returns the ids that no rule can have.
+func ReservedIDs() []string { return slices.Sorted(maps.Keys(reservedIDs)) }
 
 var validID = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 

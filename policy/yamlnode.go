@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -61,9 +62,13 @@ func list(words []string) string {
 	return out
 }
 
+// isText are the tags of what YAML 1.2 has as strings: this library's dates
+// and merge keys are the language's 1.1.
+var isText = map[string]bool{"!!str": true, "!!timestamp": true, "!!merge": true}
+
 // text reads a string with the lines it stands in.
 func (f *ruleFile) text(n *yaml.Node, what string) (scalar, bool) {
-	if n == nil || n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
+	if n == nil || n.Kind != yaml.ScalarNode || !isText[n.ShortTag()] {
 		f.fail(n.Line, "%s must be a string (in quotes, where it looks like something else)", what)
 		return scalar{}, false
 	}
@@ -83,12 +88,15 @@ func (f *ruleFile) boolean(n *yaml.Node, what string) bool {
 }
 
 func (f *ruleFile) integer(n *yaml.Node, what string, low, high int64) int64 {
-	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" {
+	// 010 is eight to some readers and ten to others: no form but the plain one.
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" && plainNumber.MatchString(n.Value) {
 		v, err := strconv.ParseInt(n.Value, 10, 64)
 		if err == nil && v >= low && v <= high {
 			return v
 		}
 	}
-	f.fail(n.Line, "%s must be a number from %d to %d", what, low, high)
+	f.fail(n.Line, "%s must be a number from %d to %d, in plain decimal", what, low, high)
 	return low
 }
+
+var plainNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
