@@ -83,3 +83,29 @@ func TestEveryRefusalIsPrompt(t *testing.T) {
 	k.MustNotArrive(t)
 	b.MustBeQuiet(t, m, onlyQuestions(b.World))
 }
+
+// D5, N10: what is meant for all on the cable is an attempt like any other.
+// There can be no answer to it (RFC 1122 section 3.2.2), but it has its line.
+func TestD5GroupsAndBroadcasts(t *testing.T) {
+	b := harness.New(t)
+	k := b.Canary(t)
+	m := b.Mark()
+	targets := []string{"224.0.0.251:5353", "224.0.0.252:5355", "239.255.255.250:1900", "255.255.255.255:137", "10.200.0.255:137", "[ff02::fb%eth0]:5353", "[ff02::1:3%eth0]:5355", "[ff0e::1]:9"}
+	script := ""
+	for _, to := range targets { // at once: each waits for an answer in vain
+		script += harness.Probe + " udp " + k.Word + " " + to + " &\n"
+	}
+	r := b.Sandbox(append(harness.Allow("api.allowed.test"), "--no-proxy"), "sh", "-c", script+"wait")
+	for _, to := range targets {
+		host, port, err := net.SplitHostPort(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host, _, _ = strings.Cut(host, "%")
+		if len(b.Denials(t, r.Name, func(e harness.Event) bool { return e.IP == host && fmt.Sprint(e.Port) == port && e.Protocol == "udp" })) == 0 {
+			t.Errorf("no line for %s", to)
+		}
+	}
+	k.MustNotArrive(t)
+	b.MustBeQuiet(t, m, nil)
+}

@@ -19,7 +19,7 @@ type packet struct {
 	payload  int            // octets of transport payload by the IP header's length
 	part     bool           // a fragment, the first one included
 	fragment bool           // not the first: there is no transport header
-	spoofed  string         // why its source is not to be believed; "" is the agent's own
+	reason   string         // why it is refused whatever the rules say, and without an answer
 	raw      []byte
 }
 

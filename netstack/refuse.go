@@ -23,9 +23,10 @@ import (
 // a packet that finds no free slot is lost.
 func (s *Stack) Refuse(b []byte) { s.refuseLogged(b, "") }
 
-// RefuseSpoofed is Refuse for a packet whose source is not the agent's: no
-// rule lets it pass, and nobody is there to be answered.
-func (s *Stack) RefuseSpoofed(b []byte) { s.refuseLogged(b, "the source address is not the agent's") }
+// RefuseUnanswered is Refuse for a packet that no rule lets pass and that has
+// no answer, for the reason given: its source is not to be believed, or it has
+// many receivers.
+func (s *Stack) RefuseUnanswered(b []byte, reason string) { s.refuseLogged(b, reason) }
 
 // refuseLogged refuses a packet; whatever the rules say if there is a reason.
 func (s *Stack) refuseLogged(b []byte, reason string) {
@@ -38,7 +39,7 @@ func (s *Stack) refuseLogged(b []byte, reason string) {
 	if p.quiet() {
 		return
 	}
-	p.spoofed = reason
+	p.reason = reason
 	s.later(s.packets, func(ctx context.Context) { s.refuse(ctx, p) })
 }
 
@@ -63,7 +64,7 @@ func (s *Stack) refuse(ctx context.Context, p packet) {
 	}
 	e := eventOf(newID(), p.dst, t.Proto, name, s.attribute(ctx, t))
 	s.verdict(policy.LayerFlow, r, e)
-	if p.spoofed != "" {
+	if p.reason != "" {
 		return
 	}
 	if p.proto == protoTCP && !p.fragment {
@@ -96,9 +97,9 @@ func (s *Stack) readmit(p packet) {
 func (s *Stack) judgePacket(ctx context.Context, p packet) (Tuple, ruling) {
 	t := Tuple{Src: p.src, Dst: p.dst}
 	switch {
-	case p.spoofed != "":
+	case p.reason != "":
 		t.Proto = protoWords[p.proto]
-		return t, structural(p.spoofed)
+		return t, structural(p.reason)
 	case p.part:
 		t.Proto = protoWords[p.proto]
 		return t, structural("a fragment cannot be judged")

@@ -298,7 +298,7 @@ func TestN8ForgedSYNIsNotTaken(t *testing.T) {
 	for i, dst := range []netip.AddrPort{ap(shared, 22), ap(shared6, 22)} {
 		b.serve(echo, dst)
 		src := []netip.AddrPort{ap(agent4, 7), ap(agent6, 7)}[i]
-		b.RefuseSpoofed(segment(src, dst, header.TCPFlagSyn, 1, 0, 0))
+		b.RefuseUnanswered(segment(src, dst, header.TCPFlagSyn, 1, 0, 0), "forged")
 	}
 	first := segment(ap(agent4, 8), ap(shared, 22), header.TCPFlagSyn, 1, 0, 0)
 	binary.BigEndian.PutUint16(first[6:], 0x2000)

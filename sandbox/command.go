@@ -55,11 +55,14 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 // refuse hands a packet that the table dropped to the netstack, which finds
 // the process, writes the audit line and answers.
 func (s *supervisor) refuse(p attrib.Packet) {
-	if p.Prefix == nft.PrefixSpoofed {
-		s.stack.RefuseSpoofed(p.Data)
-		return
+	switch p.Prefix {
+	case nft.PrefixSpoofed:
+		s.stack.RefuseUnanswered(p.Data, "the source address is not the agent's")
+	case nft.PrefixGroup:
+		s.stack.RefuseUnanswered(p.Data, "it is meant for all on the link or for a group")
+	default:
+		s.stack.Refuse(p.Data)
 	}
-	s.stack.Refuse(p.Data)
 }
 
 // command starts the command and sees it through.

@@ -56,7 +56,7 @@ func (s *supervisor) lastLosses(ctx context.Context) {
 // countRefused asks the table. Where it cannot tell, the next look does.
 func (s *supervisor) countRefused(ctx context.Context) {
 	if c, err := s.table.Counters(ctx); err == nil {
-		s.losses.total = c.Denied.Packets + c.Spoofed.Packets
+		s.losses.total = c.Denied.Packets + c.Spoofed.Packets + c.Group.Packets
 	}
 }
 

@@ -25,9 +25,12 @@ const (
 	chainEcho    = "echo"
 	chainRefuse  = "refuse"
 	chainSpoof   = "spoof"
+	chainGroup   = "group"
+	chainFirst   = "prerouting"
 
 	counterDenied   = "denied"
 	counterSpoofed  = "spoofed"
+	counterGroup    = "group"
 	counterStray    = "stray"
 	counterDNS      = "dns"
 	counterProxy    = "proxy"
@@ -35,12 +38,13 @@ const (
 	counterObserved = "observed"
 )
 
-// PrefixDenied and PrefixSpoofed are the prefixes of the table's two NFLOG
-// messages: a packet that no element passes, and one whose source is not the
-// agent's.
+// The prefixes of the table's NFLOG messages: a packet that no element passes,
+// one whose source is not the agent's, and one that is meant for all on the
+// link or for a group, which the kernel would drop without a word.
 const (
 	PrefixDenied  = "denied"
 	PrefixSpoofed = "spoofed"
+	PrefixGroup   = "group"
 )
 
 // LogGroup is the NFLOG group that the table logs to.
@@ -101,7 +105,7 @@ func buildBase(c *nftables.Conn, o Options) error {
 	c.AddTable(b.table) // so that the deletion finds one
 	c.DelTable(b.table)
 	c.AddTable(b.table)
-	for _, n := range []string{counterDenied, counterSpoofed, counterStray, counterDNS, counterProxy, counterEcho} {
+	for _, n := range []string{counterDenied, counterSpoofed, counterGroup, counterStray, counterDNS, counterProxy, counterEcho} {
 		b.counter(n)
 	}
 	if o.Observe {
@@ -112,6 +116,8 @@ func buildBase(c *nftables.Conn, o Options) error {
 	}
 	b.logChain(chainRefuse, counterDenied, PrefixDenied)
 	b.logChain(chainSpoof, counterSpoofed, PrefixSpoofed)
+	b.logChain(chainGroup, counterGroup, PrefixGroup)
+	b.firstChain()
 	b.echoChain()
 	b.hook(chainInput, nftables.ChainHookInput)
 	b.hook(chainOutput, nftables.ChainHookOutput)
@@ -193,6 +199,20 @@ func (b *baseBuilder) echoChain() {
 		}
 	}
 	b.rule(ch, verdict(expr.VerdictGoto, chainRefuse))
+}
+
+// firstChain sees what is never routed: forward does not.
+func (b *baseBuilder) firstChain() {
+	ch := b.hook(chainFirst, nftables.ChainHookPrerouting)
+	accept := verdict(expr.VerdictAccept, "")
+	b.rule(ch, ifname(expr.MetaKeyIIFNAME, expr.CmpOpNeq, b.o.Bridge), accept)
+	b.rule(ch, toHost(), accept)
+	// What the agent's kernel says by itself of its groups and neighbours; the
+	// gateway drops it.
+	for _, p := range []byte{unix.IPPROTO_IGMP, unix.IPPROTO_ICMPV6} {
+		b.rule(ch, l4proto(p), accept)
+	}
+	b.rule(ch, verdict(expr.VerdictGoto, chainGroup))
 }
 
 func (b *baseBuilder) forwardChain() {

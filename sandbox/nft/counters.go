@@ -26,6 +26,7 @@ type Counters struct {
 	Rules    map[string]Count // by rule id; rules that never had an element are absent
 	Denied   Count            // no element: logged and dropped
 	Spoofed  Count            // not the agent's source address: logged and dropped
+	Group    Count            // to all on the link or to a group: logged and dropped
 	Stray    Count            // from elsewhere than the agent's bridge: dropped
 	DNS      Count            // passed to the DNS filter
 	Proxy    Count            // passed to the explicit proxy
@@ -57,7 +58,7 @@ func (t *Table) Counters(ctx context.Context) (Counters, error) {
 
 // add adds a count under the counter's name in the kernel.
 func (c *Counters) add(name string, n Count) {
-	fixed := map[string]*Count{counterDenied: &c.Denied, counterSpoofed: &c.Spoofed, counterStray: &c.Stray,
+	fixed := map[string]*Count{counterDenied: &c.Denied, counterSpoofed: &c.Spoofed, counterGroup: &c.Group, counterStray: &c.Stray,
 		counterDNS: &c.DNS, counterProxy: &c.Proxy, counterEcho: &c.Echo, counterObserved: &c.Observed}
 	if p := fixed[name]; p != nil {
 		*p = p.plus(n)

@@ -6,6 +6,11 @@
 //
 // A packet's way through the table:
 //
+//	prerouting (policy drop)
+//	  not from outcall0                        accept
+//	  to the gateway's link address            accept
+//	  IGMP, ICMPv6                             accept; routed nowhere
+//	  else                                     group
 //	forward (policy drop)
 //	  uplink0 → outcall0                       accept   (the netstack's packets)
 //	  not from outcall0                        stray, drop
@@ -26,7 +31,7 @@
 //	  request to an element of the maps        r_<rule>
 //	  observe: request to unrestricted         observed, accept
 //	  else                                     refuse
-//	refuse, spoof                              counter, NFLOG, drop
+//	refuse, spoof, group                       counter, NFLOG, drop
 //	input, output (policy drop)
 //
 // The table is stateless: no conntrack, no address translation, no timeouts.

@@ -48,6 +48,11 @@ func family(nfproto byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, compare(expr.CmpOpEq, []byte{nfproto})}
 }
 
+// toHost matches what has the link address of this host alone.
+func toHost() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: reg1}, compare(expr.CmpOpEq, []byte{unix.PACKET_HOST})}
+}
+
 func l4proto(p byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1}, compare(expr.CmpOpEq, []byte{p})}
 }

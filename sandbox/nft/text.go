@@ -38,6 +38,8 @@ func protoText(p byte) string {
 		return "udp"
 	case unix.IPPROTO_ICMP:
 		return "icmp"
+	case unix.IPPROTO_IGMP:
+		return "igmp"
 	case unix.IPPROTO_ICMPV6:
 		return "ipv6-icmp"
 	}
@@ -134,7 +136,7 @@ func verdictWord(k expr.VerdictKind, chain string) string {
 
 func baseChainText(ch *nftables.Chain) string {
 	hooks := map[nftables.ChainHook]string{*nftables.ChainHookInput: "input",
-		*nftables.ChainHookForward: "forward", *nftables.ChainHookOutput: "output"}
+		*nftables.ChainHookPrerouting: "prerouting", *nftables.ChainHookForward: "forward", *nftables.ChainHookOutput: "output"}
 	hook := hooks[*ch.Hooknum]
 	if hook == "" {
 		hook = fmt.Sprintf("# hook %d", *ch.Hooknum)
@@ -211,7 +213,7 @@ func (w *ruleWriter) expr(e expr.Any) {
 
 func (w *ruleWriter) meta(e *expr.Meta) {
 	names := map[expr.MetaKey]string{expr.MetaKeyIIFNAME: "iifname", expr.MetaKeyOIFNAME: "oifname",
-		expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyL4PROTO: "meta l4proto"}
+		expr.MetaKeyPKTTYPE: "meta pkttype", expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyL4PROTO: "meta l4proto"}
 	name := names[e.Key]
 	if name == "" {
 		name = fmt.Sprintf("# meta %d", e.Key)
@@ -321,6 +323,8 @@ func valueText(name string, data []byte) string {
 	switch {
 	case name == "meta nfproto" && len(data) == 1:
 		return map[byte]string{unix.NFPROTO_IPV4: "ipv4", unix.NFPROTO_IPV6: "ipv6"}[data[0]]
+	case name == "meta pkttype" && len(data) == 1 && data[0] == unix.PACKET_HOST:
+		return "host"
 	case name == "meta l4proto" && len(data) == 1:
 		return protoText(data[0])
 	case strings.HasSuffix(name, "ifname"):
