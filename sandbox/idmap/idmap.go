@@ -103,7 +103,8 @@ func decide(r Request, h host) (Plan, error) {
 		p.Drop = true
 		p.KernelUID, p.KernelGID = target(r, h)
 		if !h.mapped(p.KernelUID, p.KernelGID) {
-			return Plan{}, &AsRootError{fmt.Sprintf("started as root in a user namespace that has no uid %d or gid %d for the command (/proc/self/uid_map): root cannot be given up there; start outcall as another user, or --as-root keeps root", p.KernelUID, p.KernelGID)}
+			return Plan{}, &AsRootError{fmt.Sprintf("started as root in a user namespace that has no uid %d or gid %d for the command (/proc/self/uid_map): "+
+				"root cannot be given up there; start outcall as another user, or --as-root keeps root", p.KernelUID, p.KernelGID)}
 		}
 	}
 	p.User, p.Home, _, _ = h.lookup(p.KernelUID)
