@@ -16,6 +16,10 @@ type Verdict struct {
 // standIn is the address of a name that was not resolved: a public one.
 var standIn = netip.AddrFrom4([4]byte{8, 0, 0, 1})
 
+// synthetic are the addresses that stand for names which only an upstream
+// proxy can resolve. They count as public, as they did in the session.
+var synthetic = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{240, 0, 0, 0}), 4)}
+
 // Judge returns what the rules would have decided. ok is false where a log
 // does not tell enough: the agent API's actions, and lines of a kind that is
 // not known.
@@ -23,9 +27,12 @@ func (a *Attempt) Judge(s *policy.Snapshot) (v Verdict, ok bool) {
 	if a.stays() {
 		return Verdict{Rule: a.Rule, Reason: a.Reason}, true
 	}
-	j := judge{a: a, s: s, addr: standIn, proto: policy.Proto(a.Event.Protocol)}
+	j := judge{a: a, s: s, addr: standIn, proto: policy.Proto(a.Event.Protocol), host: &policy.Host{Synthetic: synthetic}}
 	if addr, err := netip.ParseAddr(a.Event.IP); err == nil {
-		j.addr = addr.Unmap()
+		j.addr = addr.Unmap().WithZone("")
+	}
+	if a.Event.Host == policy.HostName {
+		j.host.Session = []netip.Prefix{netip.PrefixFrom(j.addr, j.addr.BitLen())} // whatever --subnet was
 	}
 	switch a.Layer {
 	case policy.LayerDNS:
@@ -57,6 +64,7 @@ type judge struct {
 	s     *policy.Snapshot
 	addr  netip.Addr
 	proto policy.Proto
+	host  *policy.Host
 }
 
 func (j *judge) facts(l policy.Layer) *policy.Facts {
@@ -91,7 +99,7 @@ func (j *judge) pinned(answers func(dns policy.Outcome) bool) []policy.Candidate
 		return nil
 	}
 	// The host's services have a name of their own, whose address is the session's.
-	if open, _ := j.s.OpenAddr(f, j.addr, nil); !open && j.a.Event.Host != policy.HostName {
+	if open, _ := j.s.OpenAddr(f, j.addr, j.host); !open && j.a.Event.Host != policy.HostName {
 		return nil
 	}
 	return []policy.Candidate{{Name: j.a.Event.Host, Grants: j.s.Grants(f, j.addr)}}
@@ -111,7 +119,7 @@ func (j *judge) flow() Verdict {
 	cands := j.pinned(answers)
 	f := j.facts(policy.LayerFlow)
 	f.SetAddr(j.addr, j.a.Event.Port, j.proto)
-	fl := j.s.Flow(f, j.addr, cands, nil)
+	fl := j.s.Flow(f, j.addr, cands, j.host)
 	return j.bytes(fl, policy.Act(policy.LayerFlow, j.proto, fl.Outcome, len(cands) > 0), cands)
 }
 
@@ -132,7 +140,7 @@ func (j *judge) bytes(fl policy.Flow, act policy.Action, cands []policy.Candidat
 		return verdictOf(fl, true) // each request is an attempt of its own
 	}
 	f.SetAddr(j.addr, j.a.Event.Port, j.proto)
-	c := j.s.Content(f, j.addr, cands, nil)
+	c := j.s.Content(f, j.addr, cands, j.host)
 	return verdictOf(c, policy.Act(f.Layer(), j.proto, c.Outcome, len(cands) > 0) == policy.Pass)
 }
 
@@ -167,7 +175,7 @@ func (j *judge) explicit(then func([]policy.Candidate) Verdict) Verdict {
 	}
 	f := j.asked()
 	f.SetAddr(netip.Addr{}, j.a.Event.Port, policy.TCP)
-	before := j.s.Content(f, netip.Addr{}, nil, nil)
+	before := j.s.Content(f, netip.Addr{}, nil, j.host)
 	if before.Word == policy.Deny {
 		return verdictOf(before, false)
 	}
@@ -194,7 +202,7 @@ func (j *judge) asked() *policy.Facts {
 func (j *judge) connect(cands []policy.Candidate) Verdict {
 	f := j.asked()
 	f.SetAddr(j.addr, j.a.Event.Port, policy.TCP)
-	fl := j.s.Content(f, j.addr, cands, nil)
+	fl := j.s.Content(f, j.addr, cands, j.host)
 	return j.bytes(fl, policy.Act(policy.LayerConnect, policy.TCP, fl.Outcome, len(cands) > 0), cands)
 }
 
@@ -205,7 +213,7 @@ func (j *judge) request() Verdict {
 	return j.explicit(func(cands []policy.Candidate) Verdict {
 		f := j.asked()
 		f.SetAddr(j.addr, j.a.Event.Port, policy.TCP)
-		c := j.s.Content(f, j.addr, cands, nil)
+		c := j.s.Content(f, j.addr, cands, j.host)
 		return verdictOf(c, policy.Act(policy.LayerRequest, policy.TCP, c.Outcome, len(cands) > 0) == policy.Pass)
 	})
 }

@@ -20,8 +20,9 @@ type builder struct {
 	log *replay.Log
 	opt Options
 
-	wants []*gathered
-	at    map[want]*gathered
+	wants  []*gathered
+	at     map[want]*gathered
+	byHost map[string][]*gathered
 }
 
 // A gathered want has all ports and attempts.
@@ -33,7 +34,7 @@ type gathered struct {
 }
 
 func newBuilder(log *replay.Log, opt Options) *builder {
-	b := &builder{log: log, opt: opt, at: map[want]*gathered{}}
+	b := &builder{log: log, opt: opt, at: map[want]*gathered{}, byHost: map[string][]*gathered{}}
 	for _, a := range log.Attempts {
 		if w, ok := wantOf(a); ok && b.wanted(a) {
 			b.gather(w, a)
@@ -61,6 +62,7 @@ func (b *builder) gather(w want, a *replay.Attempt) {
 		g = &gathered{want: w}
 		b.at[w] = g
 		b.wants = append(b.wants, g)
+		b.byHost[w.host] = append(b.byHost[w.host], g)
 	}
 	if !slices.Contains(g.ports, port) {
 		g.ports = append(g.ports, port)
@@ -95,8 +97,8 @@ func (b *builder) exact() []Rule {
 // for a name answers its questions, any TCP is TLS and HTTP, and what was
 // allowed needs no rule for what would have been denied.
 func (b *builder) covered(w want, port uint16) bool {
-	for _, o := range b.wants {
-		if o.want == w || o.host != w.host || o.kind == kindAddr != (w.kind == kindAddr) || o.would && !w.would {
+	for _, o := range b.byHost[w.host] {
+		if o.want == w || o.kind == kindAddr != (w.kind == kindAddr) || o.would && !w.would {
 			continue
 		}
 		switch {

@@ -64,7 +64,7 @@ func wantOf(a *replay.Attempt) (w want, ok bool) {
 	if err == nil {
 		addr = addr.Unmap().WithZone("")
 		class, _ := policy.Classify(addr, nil)
-		w.private = class == policy.Private
+		w.private = class == policy.Private && e.Host != policy.HostName
 	}
 	switch a.Layer {
 	case policy.LayerDNS:

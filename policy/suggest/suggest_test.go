@@ -119,6 +119,24 @@ func TestConnectionWithoutBytes(t *testing.T) {
 	wantIDs(t, l.from(t, Options{}), "web-api.test")
 }
 
+// The host's services, names that only an upstream proxy resolves, and literal
+// restricted addresses keep what they had.
+func TestSpecialAddresses(t *testing.T) {
+	var l logger
+	l.verdict(policy.Event{Host: policy.HostName, IP: "10.200.0.254", Port: 5432, Protocol: "tcp"}, "flow", replay.Allow)
+	l.verdict(policy.Event{Host: "far.test", IP: "240.0.0.7", Port: 443, Protocol: "tcp"}, "flow", replay.Allow)
+	l.verdict(policy.Event{IP: "169.254.169.254", Port: 80, Protocol: "tcp"}, "flow", replay.Allow)
+	l.verdict(policy.Event{IP: "192.168.1.1", Port: 80, Protocol: "tcp", Structural: true, Rule: policy.DefaultPolicy}, "flow", replay.Deny)
+	s := l.from(t, Options{})
+	wantIDs(t, s, "web-far.test", "tcp-host.outcall.internal", "addr-169.254.169.254-tcp")
+	if s.Proof() != "0 of 4 attempts change verdict" {
+		t.Error(s.Proof())
+	}
+	if text := s.YAML(); strings.Contains(text, "allow_private_ips") {
+		t.Errorf("private addresses are opened:\n%s", text)
+	}
+}
+
 // What observe let pass is told apart, and becomes rules only where asked for;
 // what a block denies never does.
 func TestWouldDeny(t *testing.T) {
@@ -254,4 +272,52 @@ func TestEmpty(t *testing.T) {
 	if text := l.from(t, Options{}).YAML(); !strings.Contains(text, "7 more were too many") || !strings.Contains(text, "1 action of the agent API") {
 		t.Error(text)
 	}
+}
+
+// A run of many names is no matter of minutes.
+func TestManyNames(t *testing.T) {
+	var l logger
+	const names = 3000
+	for i := range names {
+		l.tls(fmt.Sprintf("n%d.x.test", i), 443, replay.Allow)
+	}
+	s := l.from(t, Options{Group: true})
+	wantIDs(t, s, "below-x.test-web-443")
+	if s := l.from(t, Options{}); len(s.Rules) != names || len(s.Changed) > 0 {
+		t.Errorf("%d rules, %s", len(s.Rules), s.Proof())
+	}
+}
+
+// Whatever stands in a log, the rules load, say nothing of what is no name,
+// and let nothing through that was denied.
+func FuzzLog(f *testing.F) {
+	f.Add("a.test", "A", "93.184.216.34", "tcp", "GET", "/x", uint16(443), uint8(2), uint8(0), uint8(3))
+	f.Add("a' || true || 'b", "TXT", "::1", "udp", "", "", uint16(0), uint8(1), uint8(1), uint8(5))
+	f.Add("host.outcall.internal", "", "10.200.0.254", "icmp", "CONNECT", "", uint16(5432), uint8(4), uint8(2), uint8(6))
+	verdicts := []string{replay.Allow, replay.WouldDeny, replay.Deny, ""}
+	f.Fuzz(func(t *testing.T, name, typ, ip, proto, method, path string, port uint16, layer, verdict, content uint8) {
+		var l logger
+		e := policy.Event{Query: name, Host: name, RecordType: typ, IP: ip, Protocol: proto, Method: method, Path: path, Port: port, SNI: name}
+		id := l.verdict(e, policy.Layer(layer).String(), verdicts[verdict%4])
+		l.Add(policy.Event{Event: "end", ID: id, Layer: policy.Layer(content).String(), SNI: name, BytesOut: 1})
+		l.tls("sure.test", 443, replay.Allow)
+		for _, opt := range []Options{{}, {WouldDeny: true, Group: true}} {
+			s := l.from(t, opt)
+			b := newBuilder(&l.Log, opt)
+			snap, err := load(s.Rules)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range l.Attempts {
+				if v, ok := a.Judge(snap); ok && v.Allow && !b.wanted(a) {
+					t.Errorf("%s %s was %q and is allowed by %s", a.Layer, target(a), a.Verdict, v.Rule)
+				}
+			}
+			for _, r := range s.Rules {
+				if r.want.kind != kindAddr && !isHost(r.want.host) {
+					t.Errorf("%q is in a rule", r.want.host)
+				}
+			}
+		}
+	})
 }
