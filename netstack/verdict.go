@@ -46,6 +46,7 @@ func structural(reason string) ruling {
 // policy.Act.
 func (s *Stack) rule(l policy.Layer, out policy.Flow, pinned bool) ruling {
 	r := ruling{Flow: out}
+	s.failed(l, out.Failed)
 	act := policy.Act(l, policy.TCP, out.Outcome, pinned)
 	if s.cfg.Observe {
 		act, r.would = policy.Observe(l, policy.TCP, out, pinned)
@@ -53,6 +54,16 @@ func (s *Stack) rule(l policy.Layer, out policy.Flow, pinned bool) ruling {
 	r.pass = act != policy.Refuse
 	r.hold = act == policy.Hold
 	return r
+}
+
+// failed tells of a rule that could not be evaluated.
+func (s *Stack) failed(l policy.Layer, x *policy.Failure) {
+	if x == nil {
+		return
+	}
+	e := policy.FailureEvent(l, x)
+	e.Time, e.Session, e.Agent = time.Now(), s.cfg.Who.Session, s.cfg.Who.Agent
+	s.cfg.Auditor.Record(e)
 }
 
 // snapshot returns the rule set to judge with: the new one from the moment

@@ -13,11 +13,6 @@ import (
 	"cel.dev/cel-go/common/operators"
 )
 
-// costLimit bounds one evaluation of a condition whose cost depends on what
-// the agent sends (macros, patterns, string building). A unit is about one
-// comparison; beyond the limit an allow does not match and a block does.
-const costLimit = 200_000
-
 // compiled is the checked and planned form of a condition.
 type compiled struct {
 	parts  []*term  // the top-level || of a block; an allow is one part

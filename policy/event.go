@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // An Event is one line of the audit (contract 7). Zero fields are absent from
 // the line. Seq and Prev are the writer's.
@@ -32,4 +35,21 @@ type Event struct {
 	BytesIn    int64     `json:"bytes_in,omitempty"`
 	BytesOut   int64     `json:"bytes_out,omitempty"`
 	DurationMS int64     `json:"duration_ms,omitempty"`
+}
+
+// maxWhy bounds the cause of a failure in the audit.
+const maxWhy = 200
+
+// FailureEvent is the line that tells of a rule that could not be evaluated:
+// who writes verdicts writes it beside them.
+func FailureEvent(l Layer, x *Failure) Event {
+	why := x.Why
+	if len(why) > maxWhy {
+		why = strings.ToValidUTF8(why[:maxWhy], "")
+	}
+	effect := "it allows nothing"
+	if x.Rule.Block {
+		effect = "it blocks"
+	}
+	return Event{Event: "policy", Layer: l.String(), Rule: x.Rule.ID, Reason: "the condition could not be evaluated, so " + effect + ": " + why}
 }

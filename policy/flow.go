@@ -69,7 +69,9 @@ func (s *Snapshot) best(f *Facts, addr netip.Addr, cands []Candidate, h *Host) F
 		g.SetGrants(nil)
 		fl := s.judge(g, addr, h)
 		if fl.Word == Open {
-			return structural("", fl.Reason+", and no name is pinned at the address")
+			out := structural("", fl.Reason+", and no name is pinned at the address")
+			out.Failed = fl.Failed
+			return out
 		}
 		return fl
 	}
@@ -77,8 +79,14 @@ func (s *Snapshot) best(f *Facts, addr netip.Addr, cands []Candidate, h *Host) F
 	for i, c := range cands {
 		g.SetName(c.Name)
 		g.SetGrants(c.Grants)
-		if fl := s.judge(g, addr, h); i == 0 || fl.Word > top.Word {
+		fl := s.judge(g, addr, h)
+		if fl.Failed == nil {
+			fl.Failed = top.Failed // also a candidate that does not count is told of
+		}
+		if i == 0 || fl.Word > top.Word {
 			top = fl
+		} else {
+			top.Failed = fl.Failed
 		}
 		if top.Word == Allow {
 			break

@@ -10,7 +10,7 @@ import (
 // FuzzRuleFile: any bytes load or give findings that name the file and a
 // line of it.
 func FuzzRuleFile(f *testing.F) {
-	f.Add(hostRules(0, 2))
+	f.Add(string(mixSources(mixes[0], 2, "ports: [443]")[0].Data))
 	f.Add("version: \"1\"\nrules:\n  - {id: a, condition: >-\n    x\n")
 	f.Add("a: &a [*a]\n")
 	f.Add("version: \"1\"\ndefinitions: {a: $a}\nrules: [{id: a, action: allow, condition: \"\\u0061 $a\"}]")

@@ -165,3 +165,74 @@ func indexDiffers(r *rand.Rand, indexed, linear *Snapshot, c propCase, cells boo
 	}
 	return ""
 }
+
+// asks counts the rules that a walk over the facts asks.
+func asks(s *Snapshot, f *Facts) (n int) {
+	q := s.ask(f, openDoor, false)
+	defer q.end()
+	for q.rule() != nil {
+		n++
+	}
+	return n
+}
+
+// The number of rules that are asked does not grow with the number of rules:
+// that is what the index is for, and it is counted, not timed.
+func TestIndexAsksFew(t *testing.T) {
+	const n, few = MaxRules, 8
+	for _, m := range mixes[:3] {
+		t.Run(m.name, func(t *testing.T) {
+			s := loadMix(t, m, n)
+			if o := s.Step(m.step(n)); o.Word != m.word {
+				t.Fatalf("%s (%s)", o.Word, o.Reason)
+			}
+			named := flowFacts(pub, 443, TCP)
+			named.SetName("h9.test")
+			for _, f := range []*Facts{m.step(n), m.step(1), dnsFacts("h77.test", "A"), dnsFacts("other.test", "A"), flowFacts(pub, 443, TCP),
+				flowFacts(pub, 22, TCP), named, rawFacts(pub, 443, TCP, "h9.test"), connectFacts("h9.test", 443, ""), connectFacts("h9.test", 443, pub), knownRequest("/")} {
+				if got := asks(s, f); got > few {
+					t.Errorf("%s: %d rules are asked, want at most %d", f.layer, got, few)
+				}
+			}
+		})
+	}
+	t.Run("paths of one host", func(t *testing.T) {
+		s := loadMix(t, mixes[5], n)
+		if got := asks(s, helloFacts(pub, 443, "other.test")); got > few {
+			t.Errorf("for another host %d rules are asked", got)
+		}
+	})
+}
+
+// A verdict that needs no CEL allocates nothing.
+func TestIndexAllocatesNothing(t *testing.T) {
+	for _, m := range mixes[:4] {
+		s, f := loadMix(t, m, 1000), m.step(1000)
+		s.Step(f)
+		if got := testing.AllocsPerRun(100, func() { s.Step(f) }); got > 0.5 {
+			t.Errorf("%s: %v allocations a verdict", m.name, got)
+		}
+	}
+}
+
+// Beyond maxPlans situations the rules are walked one by one: the answers stay.
+func TestPlansAreBounded(t *testing.T) {
+	rules := mustLoad(t, string(mixSources(mixes[0], 20, "ports: [443]")[0].Data)).Rules()
+	indexed, linear := twins(rules, 8)
+	f := knownHello("h3.test")
+	states := []State{Known, Later, Hidden, Absent}
+	for i := range 256 { // each of four fields in each state
+		g := f.Clone()
+		for n, x := range []Field{DNSQuery, NetworkIP, NetworkPort, HTTPHost} {
+			if st := states[i>>(2*n)&3]; st != Known {
+				g.Hide(x, st)
+			}
+		}
+		if a, b := indexed.Step(g), linear.Step(g); !sameOutcome(a, b) {
+			t.Fatalf("%+v with the index, %+v without", a, b)
+		}
+	}
+	if got := len(*indexed.ix.plans.Load()); got != maxPlans {
+		t.Errorf("%d plans, want %d", got, maxPlans)
+	}
+}

@@ -211,28 +211,3 @@ func needed(e ast.Expr) FieldSet {
 	}
 	return fieldsOf(e)
 }
-
-// cheap are the operations whose cost does not grow with what the agent sends
-// by more than one pass over it.
-var cheap = map[string]bool{
-	operators.LogicalAnd: true, operators.LogicalOr: true, operators.LogicalNot: true, operators.Conditional: true,
-	operators.Equals: true, operators.NotEquals: true, operators.Less: true, operators.LessEquals: true,
-	operators.Greater: true, operators.GreaterEquals: true, operators.In: true, operators.Index: true,
-	overloads.Size: true, overloads.Contains: true, overloads.StartsWith: true, overloads.EndsWith: true,
-	"domain": true, "cidr": true,
-}
-
-// needsLimit reports whether an expression must be evaluated under the cost
-// limit.
-func needsLimit(e ast.Expr) bool {
-	need := false
-	visit(e, func(e ast.Expr) {
-		switch e.Kind() {
-		case ast.ComprehensionKind:
-			need = true
-		case ast.CallKind:
-			need = need || !cheap[e.AsCall().FunctionName()]
-		}
-	})
-	return need
-}

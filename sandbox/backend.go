@@ -117,12 +117,12 @@ func (b backend) Counters(ctx context.Context) (hostapi.Counters, error) {
 	if err != nil {
 		return hostapi.Counters{}, err
 	}
-	verdicts := b.s.counts.byRule()
+	verdicts, failed := b.s.counts.byRule()
 	out := hostapi.Counters{Rules: []hostapi.RuleCounter{}, NXDomain: b.s.counts.dnsDenials()}
 	for _, r := range b.s.snap.Load().Rules() {
 		k := kernel.Rules[r.ID]
 		out.Rules = append(out.Rules, hostapi.RuleCounter{
-			ID: r.ID, Action: action(r), Verdicts: verdicts[r.ID], Packets: k.Packets, Bytes: k.Bytes,
+			ID: r.ID, Action: action(r), Verdicts: verdicts[r.ID], Failed: failed[r.ID], Packets: k.Packets, Bytes: k.Bytes,
 		})
 	}
 	out.Default = hostapi.RuleCounter{

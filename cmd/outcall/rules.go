@@ -97,9 +97,9 @@ func (a *app) rulesCountersCommand() *cobra.Command {
 				return err
 			}
 			return a.print(*asJSON, k, func(w io.Writer) {
-				row(w, "ID", "ACTION", "VERDICTS", "PACKETS", "BYTES")
+				row(w, "ID", "ACTION", "VERDICTS", "FAILED", "PACKETS", "BYTES")
 				for _, r := range append(k.Rules, k.Default) {
-					row(w, r.ID, r.Action, r.Verdicts, r.Packets, r.Bytes)
+					row(w, r.ID, r.Action, r.Verdicts, r.Failed, r.Packets, r.Bytes)
 				}
 				row(w, "NXDOMAIN", "", k.NXDomain)
 			})

@@ -87,6 +87,11 @@ func structural(reason string) verdict {
 // judge asks the rules about a question.
 func (f *Filter) judge(r *ruleset, a *ask, facts *policy.Facts) verdict {
 	out := r.step(facts)
+	if x := out.Failed; x != nil {
+		e := policy.FailureEvent(policy.LayerDNS, x)
+		e.Time, e.Session, e.Agent = f.clock(), f.cfg.Who.Session, f.cfg.Who.Agent
+		f.cfg.Audit.Record(e)
+	}
 	v := verdict{rule: out.RuleID(), reason: out.Reason, outcome: out}
 	if metaType(a.qtype) {
 		v = structural("type " + typeName(a.qtype) + " asks for no record of one type")

@@ -271,3 +271,18 @@ func BenchmarkRealCachedQuestion(b *testing.B) {
 		}
 	}
 }
+
+// A rule that cannot be evaluated is told beside the verdict.
+func TestRealFailureIsTold(t *testing.T) {
+	l := realLab(t, load(t, 1, `
+  - {id: broken, condition: 'dns.query.split(".")[7] == "x"', action: block}
+  - {id: all, condition: 'dns.query != ""', action: allow}
+`))
+	l.wantAnswer(l.ask("ok.test.", dns.TypeA), dns.RcodeNameError)
+	for _, e := range l.taken() {
+		if e.Event == "policy" && e.Rule == "broken" && e.Layer == "dns" {
+			return
+		}
+	}
+	t.Error("no event tells of the rule")
+}

@@ -63,6 +63,7 @@ type RuleCounter struct {
 	ID       string `json:"id"`
 	Action   string `json:"action"`
 	Verdicts uint64 `json:"verdicts"`
+	Failed   uint64 `json:"failed"` // evaluations that ended in an error or at the cost limit
 	Packets  uint64 `json:"packets"`
 	Bytes    uint64 `json:"bytes"`
 }
