@@ -60,7 +60,8 @@ type applier struct {
 	at    string // what the stage works on, for its error
 	kept  []kept // opened before their directories are replaced
 	nodes []kept
-	tmpFD int // the scratch directory, 0 for none
+	shim  *os.File // nil for none
+	tmpFD int      // the scratch directory, 0 for none
 }
 
 type kept struct {
@@ -75,6 +76,7 @@ func (a *applier) close() {
 	if a.tmpFD > 0 {
 		unix.Close(a.tmpFD)
 	}
+	a.shim.Close()
 }
 
 func stageError(stage, detail string, err error) error {
@@ -141,6 +143,14 @@ func (a *applier) open() error {
 	}
 	if err := keep(&a.nodes, a.s.RunKeep); err != nil {
 		return err
+	}
+	if a.s.Shim != "" {
+		a.at = a.s.Shim
+		shim, err := os.Open(a.s.Shim)
+		if err != nil {
+			return err
+		}
+		a.shim = shim
 	}
 	if a.s.Scratch != "" {
 		// One level down: /tmp is open to every id inside, the scratch

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -19,6 +20,7 @@ type mount struct {
 	root   string // which directory of the file system is mounted
 	point  string
 	fstype string
+	ro     bool // nothing can be written by this mount
 }
 
 // readMounts reads a mount table, in the order in which the kernel lists it:
@@ -50,10 +52,13 @@ func parseMounts(data []byte) ([]mount, error) {
 		if len(table) == maxMounts {
 			return nil, fmt.Errorf("%w: more than %d mounts", errMountinfo, maxMounts)
 		}
-		table = append(table, mount{dev: f[2], root: unescape(f[3]), point: unescape(f[4]), fstype: f[sep+1]})
+		table = append(table, mount{dev: f[2], root: unescape(f[3]), point: unescape(f[4]), fstype: f[sep+1],
+			ro: hasOption(f[5], "ro") || hasOption(f[len(f)-1], "ro")})
 	}
 	return table, nil
 }
+
+func hasOption(list, want string) bool { return slices.Contains(strings.Split(list, ","), want) }
 
 // unescape undoes the octal escapes of space, tab, newline and backslash.
 func unescape(s string) string {
@@ -106,6 +111,15 @@ func (p place) paths(table []mount) []string {
 		}
 	}
 	return out
+}
+
+// readOnly tells whether every mount of the place's file system in the table is
+// read-only: then no file of it has a name by which it could be written. The
+// table is copied for the agent into a mount namespace of another user
+// namespace, where the kernel keeps it from making one of them writable
+// (mount_namespaces(7)).
+func (p place) readOnly(table []mount) bool {
+	return !slices.ContainsFunc(table, func(m mount) bool { return m.dev == p.dev && !m.ro })
 }
 
 // rest is the part of path below dir, "" for dir itself.

@@ -209,14 +209,19 @@ func outermost(paths []string) []string {
 	return out
 }
 
-// programs finds the separate agent program beside the executable.
+// programs finds the separate agent program beside the executable. Inside a
+// session it can be a second name of that.
 func (p *planner) programs() error {
 	exe, err := p.executable()
 	if err != nil {
 		return err
 	}
 	shim := filepath.Join(filepath.Dir(exe), "outcall-agent")
-	if fi, err := os.Stat(shim); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 && unix.Access(shim, unix.R_OK) == nil {
+	fi, err := os.Stat(shim)
+	if err != nil || !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0 || unix.Access(shim, unix.R_OK) != nil {
+		return nil
+	}
+	if own, err := os.Stat(exe); err != nil || !os.SameFile(own, fi) {
 		p.s.Shim = shim
 	}
 	return nil

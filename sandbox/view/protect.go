@@ -133,7 +133,7 @@ func (p *planner) inside(root string) error {
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
 		}
-		if d.Type().IsRegular() && st.Nlink > 1 && p.couldWrite(&st) {
+		if d.Type().IsRegular() && st.Nlink > 1 && p.couldWrite(&st) && !p.unwritable(path) {
 			return &Error{Stage: "protect", Detail: fmt.Sprintf("%s has %d names (hard links), and the command could write it by another", path, st.Nlink),
 				Hint: "replace it by a copy of its own: cp FILE FILE.new && mv FILE.new FILE"}
 		}
@@ -145,6 +145,13 @@ func (p *planner) inside(root string) error {
 // right to.
 func (p *planner) couldWrite(st *unix.Stat_t) bool {
 	return p.who.root || int(st.Uid) == p.who.uid || p.who.many && st.Uid != 0 || st.Mode&0o022 != 0
+}
+
+// unwritable reports whether a file lies where nothing at all can be written,
+// as the program does inside a session.
+func (p *planner) unwritable(path string) bool {
+	where, ok := locate(p.table, path)
+	return ok && !p.who.root && where.readOnly(p.table)
 }
 
 // aliases lists the paths under which a file can be seen in the mount table,

@@ -179,15 +179,10 @@ func (a *applier) programs(exe *os.File) error {
 	}
 	agent := filepath.Join(BinDir, "outcall-agent")
 	a.at = agent
-	if a.s.Shim == "" {
+	if a.shim == nil {
 		return os.Link(name, agent)
 	}
-	shim, err := os.Open(a.s.Shim)
-	if err != nil {
-		return err
-	}
-	defer shim.Close()
-	return copyTo(agent, shim)
+	return copyTo(agent, a.shim)
 }
 
 func copyTo(name string, src *os.File) error {

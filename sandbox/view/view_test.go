@@ -196,6 +196,44 @@ func TestHardLinkRefused(t *testing.T) {
 	}
 }
 
+// TestHardLinkOnReadOnly: no name of a file can be written where every mount
+// of its file system is read-only, as where outcall stands inside a session.
+func TestHardLinkOnReadOnly(t *testing.T) {
+	u := newTester(t)
+	program, again := u.dir("program"), u.dir("again")
+	o := u.options()
+	o.Executable = program + "/outcall"
+	made := "mount -t tmpfs none " + program + "; echo x > " + o.Executable + "; ln " + o.Executable + " " + program + "/second\n"
+	locked := "mount -o remount,bind,ro " + program
+	for _, c := range []struct {
+		name, script string
+		code         int
+	}{
+		{"read-only", made + locked, 0},
+		{"writable", made, 125},
+		{"writable elsewhere", made + "mount --bind " + program + " " + again + "\n" + locked, 125},
+	} {
+		res := u.runUnder(c.script, request{Opt: o, Script: "echo x >> " + program + "/second; echo ran"})
+		if res.code != c.code || c.code == 125 && (res.stage == nil || res.stage.Stage != "protect") {
+			t.Errorf("%s: %+v", c.name, res)
+		}
+	}
+}
+
+// TestShimOfReplacedDirectory: the agent program is copied from where the
+// session itself has other directories, as from /run/outcall inside another.
+func TestShimOfReplacedDirectory(t *testing.T) {
+	u := newTester(t)
+	o := u.options()
+	o.Executable = "/run/outcall/bin/outcall"
+	made := `mount -t tmpfs none /run; mkdir -p /run/outcall/bin; cd /run/outcall/bin
+		echo x > outcall; echo "#!/bin/sh" > outcall-agent; echo echo the-shim >> outcall-agent; chmod 755 outcall*; cd /`
+	res := u.runUnder(made, request{Opt: o, Script: "/run/outcall/bin/outcall-agent"})
+	if res.code != 0 || res.out != "the-shim\n" {
+		t.Errorf("%+v", res)
+	}
+}
+
 // TestAlias: the same directory under another mount is protected there too.
 func TestAlias(t *testing.T) {
 	table, err := parseMounts([]byte("1 0 8:1 / / rw - ext4 a rw\n2 1 8:1 /home /mnt/h rw - ext4 a rw\n3 1 8:2 / /home/u/x rw - ext4 b rw\n"))
