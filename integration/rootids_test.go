@@ -1,10 +1,15 @@
 package integration
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"outcall/integration/harness"
+	"outcall/integration/world"
 )
 
 // Programs that change users fail with a single id, and the reason for that
@@ -19,5 +24,42 @@ func TestRootWithASingleIDIsTold(t *testing.T) {
 	}
 	if r := b.Sandbox(nil, "true").Must(t, 0); strings.Contains(r.Stderr, "single id") {
 		t.Errorf("without --root: %q", r.Stderr)
+	}
+}
+
+// newuidmap is set-uid and so can do nothing under no_new_privs, which a
+// session sets for its command and which others set, too. A user with a range
+// then has root with a single id, as one without has.
+func TestRootWhereNewuidmapCannotAct(t *testing.T) {
+	b := harness.New(t)
+	if world.As() == "root" {
+		t.Skip("real root writes the map itself and needs no newuidmap (WORLD_AS=user)")
+	}
+	if _, err := os.Stat("/usr/bin/newuidmap"); err != nil {
+		t.Fatalf("%v: install package uidmap", err)
+	}
+	for _, f := range []string{"/etc/subuid", "/etc/subgid"} {
+		ranges := b.Write("ranges", fmt.Sprintf("%d:100000:65536\n", os.Getuid()))
+		if err := unix.Mount(ranges, f, "", unix.MS_BIND, ""); err != nil {
+			t.Fatalf("mount over %s, which package uidmap comes with: %v", f, err)
+		}
+		t.Cleanup(func() { unix.Unmount(f, 0) })
+	}
+	c := readCheckup(t, b, b.Start(b.Program("setpriv", "--no-new-privs", harness.Outcall, "doctor", "--json")).Wait())
+	mustContain(t, "mend", c.mend("subordinate ids"), "NoNewPrivileges=")
+	run := []string{harness.Outcall, "run", "--root", "--", "cat", "/proc/self/uid_map"}
+	for what, r := range map[string]harness.Result{
+		"no_new_privs":       b.Start(b.Program("setpriv", append([]string{"--no-new-privs"}, run...)...)).Wait(),
+		"in a session":       b.Sandbox([]string{"-q"}, run...),
+		"in one with --root": b.Sandbox([]string{"-q", "--root"}, run...),
+	} {
+		r.Must(t, 0)
+		if f := strings.Fields(r.Stdout); len(f) != 3 || f[0] != "0" || f[2] != "1" {
+			t.Errorf("%s: map %q", what, r.Stdout)
+		}
+		mustContain(t, what, r.Stderr, "root inside has a single id")
+		if strings.Contains(r.Stderr, "no_new_privs") == (what == "in one with --root") { // that root has no range
+			t.Errorf("%s: banner %q", what, r.Stderr)
+		}
 	}
 }

@@ -54,8 +54,11 @@ func (s *supervisor) banner() {
 // singleRoot says why root inside has no other ids to change to.
 func singleRoot(ids idmap.Plan) string {
 	why := "this user has no subordinate ids, or there is no newuidmap"
-	if len(ids.UIDs) > 1 {
+	switch {
+	case len(ids.UIDs) > 1:
 		why = "newuidmap refused"
+	case ids.NoNewPrivs:
+		why = "newuidmap is set-uid and cannot act under no_new_privs, as inside a session"
 	}
 	return "root inside has a single id (" + why + "; outcall doctor tells the mend)"
 }

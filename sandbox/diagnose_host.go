@@ -185,6 +185,9 @@ func (d *diagnosis) subordinate(ctx context.Context) {
 				n += r.Size
 			}
 			d.r.Set(probe.SubIDs, probe.OK, fmt.Sprintf("--root has uid 0 and %d more ids inside", n-1), "")
+		case t.ids.NoNewPrivs:
+			d.r.Set(probe.SubIDs, probe.Weak, "--root has uid 0 inside and no other id: newuidmap cannot act under no_new_privs",
+				"only needed for programs that change users: start outcall outside a session, and where no_new_privs is not set (systemd: NoNewPrivileges=, containers: no-new-privileges)")
 		default:
 			d.r.Set(probe.SubIDs, probe.Weak, "--root has uid 0 inside and no other id", mend)
 		}

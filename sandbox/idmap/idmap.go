@@ -50,6 +50,9 @@ type Plan struct {
 	// UIDHelper and GIDHelper are newuidmap and newgidmap, empty where the
 	// map can be written directly.
 	UIDHelper, GIDHelper string
+	// NoNewPrivs says that the caller has them and a range, and that they can
+	// do nothing: their set-uid bit does not count under no_new_privs.
+	NoNewPrivs bool
 
 	User, Home string // of KernelUID in the user database, "" if unknown
 	Note       string // one line for the banner, "" if nothing is unusual
@@ -71,7 +74,8 @@ func (e *AsRootError) Error() string { return e.Reason }
 type host struct {
 	euid, egid int
 	realRoot   bool
-	setuid     bool                    // CAP_SETUID and CAP_SETGID are effective
+	setuid     bool // CAP_SETUID and CAP_SETGID are effective
+	noNewPrivs bool
 	mapped     func(uid, gid int) bool // they are ids of this user namespace
 	owner      func(dir string) (uid, gid int, err error)
 	lookup     func(uid int) (name, home string, gid int, ok bool)
@@ -83,7 +87,7 @@ type host struct {
 func New(r Request) (Plan, error) {
 	return decide(r, host{
 		euid: os.Geteuid(), egid: os.Getegid(),
-		realRoot: RealRoot(), setuid: hasCaps(unix.CAP_SETUID, unix.CAP_SETGID),
+		realRoot: RealRoot(), setuid: hasCaps(unix.CAP_SETUID, unix.CAP_SETGID), noNewPrivs: noNewPrivs(),
 		mapped: mapped, owner: dirOwner, lookup: lookupUser, subIDs: subIDs, helper: findHelper,
 	})
 }
@@ -164,6 +168,10 @@ func (p *Plan) widen(h host) {
 			p.UIDHelper, p.GIDHelper = "", ""
 			return
 		}
+		if h.noNewPrivs {
+			p.NoNewPrivs, p.UIDHelper, p.GIDHelper = true, "", ""
+			return
+		}
 	}
 	p.UIDs, p.GIDs = append(p.UIDs, stack(uids)...), append(p.GIDs, stack(gids)...)
 }
@@ -228,6 +236,14 @@ func hasCaps(want ...uint) bool {
 		}
 	}
 	return true
+}
+
+// noNewPrivs tells whether no program that the caller starts gains rights. The
+// flag is a thread's, and those of a program have it from its start. Where it
+// cannot be asked, it is not there.
+func noNewPrivs() bool {
+	set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	return err == nil && set == 1
 }
 
 func dirOwner(dir string) (uid, gid int, err error) {

@@ -151,6 +151,23 @@ func TestNoHelper(t *testing.T) {
 	}
 }
 
+// Under no_new_privs a set-uid helper has no power of its own. Real root needs
+// none.
+func TestHelperUnderNoNewPrivs(t *testing.T) {
+	h := fake(1000, 1000)
+	h.noNewPrivs = true
+	p, err := decide(Request{Root: true}, h)
+	if err != nil || len(p.UIDs) != 1 || len(p.GIDs) != 1 || p.UIDHelper != "" || p.GIDHelper != "" || !p.NoNewPrivs || !p.Root {
+		t.Errorf("%+v, %v", p, err)
+	}
+	h = fake(0, 0)
+	h.noNewPrivs = true
+	p, err = decide(Request{Root: true, Dir: "/home/alice", Getenv: func(string) string { return "" }}, h)
+	if err != nil || len(p.UIDs) < 2 || p.NoNewPrivs {
+		t.Errorf("real root: %+v, %v", p, err)
+	}
+}
+
 func TestRanges(t *testing.T) {
 	got := ranges([]idtools.SubIDRange{{Start: 0, Length: 5}, {Start: -1, Length: 5}, {Start: 5, Length: 0}, {Start: 1 << 31, Length: 1 << 31}, {Start: 100, Length: 10}})
 	if !reflect.DeepEqual(got, []Range{{0, 100, 10}}) {
