@@ -17,7 +17,7 @@ func (a *app) rulesCommand() *cobra.Command {
 	return a.group("rules", "the rules of a session, and rule files",
 		a.rulesListCommand(), a.rulesShowCommand(), a.rulesCountersCommand(), a.rulesActiveCommand(),
 		a.rulesFlushCommand(), a.rulesReloadCommand(), a.rulesCheckCommand(),
-		a.rulesTestCommand(), a.rulesFmtCommand(), a.rulesSchemaCommand())
+		a.rulesTestCommand(), a.rulesDiffCommand(), a.rulesFmtCommand(), a.rulesSchemaCommand())
 }
 
 func (a *app) rulesListCommand() *cobra.Command {
