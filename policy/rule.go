@@ -33,7 +33,7 @@ type Rule struct {
 	Block        bool
 	Priority     int32
 	Log          bool
-	Egress       bool // an egress block is present
+	Egress       bool // egress.mode is written
 	Mode         EgressMode
 	Ports        []uint16 // nil: any (proxy), 80 and 443 (direct_ip)
 	AllowPrivate bool

@@ -252,8 +252,8 @@ func (f *ruleFile) egress(r *fileRule, n *yaml.Node) {
 	if r.Block {
 		f.fail(n.Line, "egress belongs to allow rules only")
 	}
-	r.Egress = true
 	if mode := resolve(m["mode"]); !isNull(mode) {
+		r.Egress = true
 		switch r.Mode = EgressMode(mode.Value); r.Mode {
 		case ModeProxy, ModeDirectIP:
 		case "intercept":

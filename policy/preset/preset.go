@@ -52,7 +52,7 @@ type Host struct {
 
 // hostRule finds the host and the ports of each rule: in these files every
 // rule is written alike, which a test holds.
-var hostRule = regexp.MustCompile(`condition: 'dns\.query == "([^"]+)" .*\n    action: allow\n    egress: \{mode: proxy, ports: \[([0-9, ]+)\]\}`)
+var hostRule = regexp.MustCompile(`condition: 'dns\.query == "([^"]+)" .*\n    action: allow\n    egress: \{ports: \[([0-9, ]+)\]\}`)
 
 // Hosts returns the hosts that a preset allows, in the order of its file.
 func Hosts(name string) ([]Host, error) {

@@ -112,16 +112,21 @@ func writeRules(b *strings.Builder, rules []Rule) {
 		}
 		fmt.Fprintf(b, "  - id: %s\n    description: %s\n    condition: '%s'\n    action: allow\n", r.ID, strconv.Quote(about(r)), r.Condition)
 		if len(r.Ports) > 0 || r.Private {
-			b.WriteString("    egress: {mode: proxy")
-			if len(r.Ports) > 0 {
-				fmt.Fprintf(b, ", ports: [%s]", portList(r.Ports))
-			}
-			if r.Private {
-				b.WriteString(", allow_private_ips: true")
-			}
-			b.WriteString("}\n")
+			fmt.Fprintf(b, "    egress: {%s}\n", egress(r))
 		}
 	}
+}
+
+// egress tells no mode: the rules hold with --no-proxy, too.
+func egress(r Rule) string {
+	var parts []string
+	if len(r.Ports) > 0 {
+		parts = append(parts, "ports: ["+portList(r.Ports)+"]")
+	}
+	if r.Private {
+		parts = append(parts, "allow_private_ips: true")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // maxName bounds a program's name in a description.
