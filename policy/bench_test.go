@@ -172,3 +172,31 @@ func busy() time.Duration {
 	metrics.Read(m)
 	return time.Duration((m[0].Value.Float64() + m[1].Value.Float64()) * float64(time.Second))
 }
+
+// BenchmarkPlan makes the plan of one situation: once per situation and load.
+func BenchmarkPlan(b *testing.B) {
+	for _, m := range mixes {
+		b.Run(m.name, func(b *testing.B) {
+			s := loadMix(b, m, 10000)
+			at := s.ix.situation(m.step(1), openDoor, false)
+			b.ReportAllocs()
+			for b.Loop() {
+				newPlan(s.ix, at)
+			}
+		})
+	}
+}
+
+// BenchmarkExplain explains a name that no rule allows, with the smallest rule
+// that would.
+func BenchmarkExplain(b *testing.B) {
+	each(b, func(b *testing.B, m mix, n int) {
+		s := loadMix(b, m, n)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Explain(ExplainQuery{Target: "https://other.test/", Who: who}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

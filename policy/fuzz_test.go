@@ -3,6 +3,7 @@ package policy
 import (
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -103,7 +104,12 @@ func FuzzCondition(f *testing.F) {
 			return
 		}
 		for _, block := range []bool{false, true} {
-			c, bad := compileOne(newTemplates(env), text, block, false)
+			ts := newTemplates(env)
+			c, bad := compileOne(ts, text, block, false)
+			d, badD := compileOne(ts, text, block, false) // by the template, if it is one
+			if !reflect.DeepEqual(bad, badD) || bad == nil && !sameCompiled(c, d) {
+				t.Fatalf("%q: %v and, by the template, %v", text, bad, badD)
+			}
 			if bad != nil {
 				continue
 			}
@@ -113,6 +119,10 @@ func FuzzCondition(f *testing.F) {
 			less := known.Clone()
 			less.states(Hidden, TLSSNI, HTTPHost, NetworkHostname, ProcessExe, ProcessName, ProcessArgs, NetworkPort)
 			a, b := s.Step(known), s.Step(less)
+			indexed, _ := twins(s.rules, 0)
+			if x, y := indexed.Step(known), indexed.Step(less); !sameOutcome(a, x) || !sameOutcome(b, y) {
+				t.Errorf("%q: %+v and %+v, with the index %+v and %+v", text, a, b, x, y)
+			}
 			if a.Word == Deny && b.Word == Allow {
 				t.Errorf("%q: denied with all known, allowed with less", text)
 			}

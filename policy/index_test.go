@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +33,8 @@ func indexPools(t testing.TB, r *rand.Rand) [][]*Rule {
 		`process.name == "%[5]s" && network.hostname == "%[1]s"`,
 		`!(network.ip in ["%[2]s", "127.0.0.1"]) && dns.query != "%[1]s"`,
 		`http.path.contains("%[5]s")`,
+		`dns.query in ["1", "2", "3", "4", "5", "6", "7", "8", "9", "%[1]s"]`,
+		`network.port in [1, 2, 3, 4, 5, 6, 7, 8, 9, %[4]d] || http.body_size > 0`,
 	}
 	egress := []string{"", "", "", "{ports: [443, 80]}", "{ports: [443, 80]}", "{ports: [22]}", "{allow_private_ips: true}", "{mode: direct_ip}", "{mode: direct_ip, ports: [22, 443], allow_private_ips: true}"}
 	var b strings.Builder
@@ -234,5 +237,24 @@ func TestPlansAreBounded(t *testing.T) {
 	}
 	if got := len(*indexed.ix.plans.Load()); got != maxPlans {
 		t.Errorf("%d plans, want %d", got, maxPlans)
+	}
+}
+
+// maxLoadMemory is what loading MaxRules rules may allocate in all, from which
+// follows that it never holds more.
+const maxLoadMemory = 150 << 20
+
+func TestLoadMemory(t *testing.T) {
+	for _, m := range mixes[:4] {
+		src := mixSources(m, MaxRules, "ports: [443, 80]")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := Load(src); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > maxLoadMemory {
+			t.Errorf("%s: %d bytes are allocated, at most %d", m.name, got, maxLoadMemory)
+		}
 	}
 }

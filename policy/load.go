@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"cel.dev/cel-go/cel"
 )
@@ -33,6 +34,7 @@ func Load(sources []Source) (*Snapshot, error) {
 		return nil, l.errs.sorted(l.order)
 	}
 	s := newSnapshot(ordered(rules), len(sources))
+	s.ix.prepare()
 	s.warnings = l.warnings(s.rules)
 	return s, nil
 }
@@ -63,11 +65,12 @@ func (l *loader) parse(sources []Source) error {
 	}
 	first := map[string]*fileRule{}
 	count := 0
+	files := parseAll(sources)
 	for i, s := range sources {
 		if _, ok := l.order[s.Path]; !ok {
 			l.order[s.Path] = i
 		}
-		f := parseFile(s)
+		f := files[i]
 		l.files = append(l.files, f)
 		l.errs = append(l.errs, f.errs...)
 		for _, r := range f.rules {
@@ -171,20 +174,30 @@ func compileAll(env *cel.Env, jobs []*job) {
 		}
 		groups[k] = append(groups[k], j)
 	}
-	next := make(chan key, len(order))
-	for _, k := range order {
-		next <- k
-	}
-	close(next)
 	ts := newTemplates(env)
+	onAll(order, func(_ int, k key) {
+		c, bad := compileOne(ts, k.text, k.block, k.defn)
+		for _, j := range groups[k] {
+			j.c, j.bad = c, bad
+		}
+	})
+}
+
+// parseAll reads the files on all processors.
+func parseAll(sources []Source) []*ruleFile {
+	files := make([]*ruleFile, len(sources))
+	onAll(sources, func(i int, s Source) { files[i] = parseFile(s) })
+	return files
+}
+
+// onAll calls f for each item, on all processors, and returns when all is done.
+func onAll[T any](items []T, f func(i int, item T)) {
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(order)) {
+	for range min(runtime.GOMAXPROCS(0), len(items)) {
 		wg.Go(func() {
-			for k := range next {
-				c, bad := compileOne(ts, k.text, k.block, k.defn)
-				for _, j := range groups[k] {
-					j.c, j.bad = c, bad
-				}
+			for i := next.Add(1) - 1; i < int64(len(items)); i = next.Add(1) - 1 {
+				f(int(i), items[i])
 			}
 		})
 	}
