@@ -11,6 +11,8 @@ type ExplainQuery struct {
 	// tcp://host:port, udp://host:port or dns://name?type=A.
 	Target string
 	Who    Who
+	// Method is that of a plain HTTP request; "" is GET.
+	Method string
 	// Exe is the program that asks; "" means not given: then the programs that
 	// the rules name are tried, and Depends tells where that matters.
 	Exe string

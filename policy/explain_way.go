@@ -200,7 +200,11 @@ func (w *way) head() *Facts {
 	if path == "" {
 		path = "/"
 	}
-	f.SetRequest(HTTP{Host: w.t.host, Method: "GET", Path: path, Query: w.t.query, BodySize: 0}, w.t.addr.IsValid())
+	method := w.q.Method
+	if method == "" {
+		method = "GET"
+	}
+	f.SetRequest(HTTP{Host: w.t.host, Method: method, Path: path, Query: w.t.query, BodySize: 0}, w.t.addr.IsValid())
 	return f
 }
 
