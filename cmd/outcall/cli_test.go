@@ -46,7 +46,7 @@ func TestUsageErrors(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"", "a command is missing"},
 		{"bogus", `unknown command "bogus"`},
-		{"rules lst", `unknown command "lst" (did you mean list?)`},
+		{"rules lst", `unknown command "lst" (did you mean list or test or fmt?)`},
 		{"bridge", "a command is missing"},
 		{"--bogus", "unknown flag: --bogus"},
 		{"run", "COMMAND is missing"},
