@@ -97,6 +97,20 @@ rules:
     action: block
     egress: {mode: proxy}  # !egress belongs to allow rules only
 `},
+		{"a rule that is wrong in two ways", `version: "1"
+rules:
+  - id: a b # !may hold only letters
+    action: deny # !write action: block
+    condition: http.hots == $x # !undefined definition '$x'
+  - id: b
+    action: deny # !write action: block
+    condition: >-
+      true
+      && http.hots == "a.test" # !undefined identifier 'http.hots'
+`},
+		{"a test file", `version: "1"
+cases: []  # !cases stand in test files
+`},
 		{"keys and types", `version: "1"
 rulez: []   # !unknown key 'rulez' in the file (did you mean rules?)
 rules:

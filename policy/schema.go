@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math"
@@ -180,8 +181,22 @@ func (f *ruleFile) rule(n *yaml.Node) {
 	if e := resolve(m["egress"]); !isNull(e) {
 		f.egress(r, e)
 	}
-	if len(f.errs) == before {
+	switch {
+	case len(f.errs) == before:
 		f.rules = append(f.rules, r)
+	case r.text.text != "":
+		f.alone(n, r.text)
+	}
+}
+
+// alone has the condition of a rule that is wrong otherwise compiled as
+// definitions are, by itself: all of its findings are told at once. The name
+// is one that no definition can have.
+func (f *ruleFile) alone(rule *yaml.Node, text scalar) {
+	name := fmt.Sprintf("rule at %d:%d", rule.Line, rule.Column)
+	if f.defs[name] == nil {
+		f.defs[name] = &definition{name: name, line: rule.Line, scalar: text}
+		f.order = append(f.order, name)
 	}
 }
 

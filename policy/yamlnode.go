@@ -37,7 +37,7 @@ func (f *ruleFile) mapping(n *yaml.Node, what string, known ...string) map[strin
 		k, v := resolve(n.Content[i]), n.Content[i+1]
 		switch {
 		case k.Kind != yaml.ScalarNode || !slices.Contains(known, k.Value):
-			f.fail(k.Line, "unknown key '%s' in %s%s", k.Value, what, suggest(k.Value, known))
+			f.fail(k.Line, "unknown key '%s' in %s%s", k.Value, what, meantKey(k.Value, known))
 		case m[k.Value] != nil:
 			f.fail(k.Line, "key '%s' is written twice", k.Value)
 		default:
@@ -45,6 +45,14 @@ func (f *ruleFile) mapping(n *yaml.Node, what string, known ...string) map[strin
 		}
 	}
 	return m
+}
+
+// meantKey says what may have been meant by an unknown key.
+func meantKey(key string, known []string) string {
+	if key == "cases" {
+		return ": cases stand in test files (outcall rules test), in a directory of their own"
+	}
+	return suggest(key, known)
 }
 
 func list(words []string) string {
