@@ -15,6 +15,17 @@ import (
 	"outcall/sandbox/hostapi"
 )
 
+// startAPI opens host.sock.
+func (s *supervisor) startAPI(context.Context) error {
+	l, err := hostapi.Listen(s.sess.Info.Socket)
+	if err != nil {
+		return err
+	}
+	s.api = hostapi.NewServer(backend{s})
+	go func() { _ = s.api.Serve(l) }() // ends with s.api.Close in end
+	return nil
+}
+
 // A backend answers the host API for one session.
 type backend struct{ s *supervisor }
 

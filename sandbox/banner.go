@@ -109,6 +109,7 @@ func (s *supervisor) say(text string) {
 // seen is called with every event that the audit takes.
 func (s *supervisor) seen(e policy.Event) {
 	s.counts.add(e)
+	s.denials.Add(e)
 	if s.cfg.Quiet || e.Event != "verdict" || e.Rule == "" {
 		return
 	}

@@ -184,11 +184,22 @@ func (d *diagnosis) trial(ctx context.Context) (again bool) {
 	return false
 }
 
+// A planError says that a view was refused before a gatekeeper was started.
+type planError struct{ error }
+
+func (e *planError) Unwrap() error { return e.error }
+
+func planned(spec view.Spec, err error) (view.Spec, error) {
+	if err != nil {
+		err = &planError{err}
+	}
+	return spec, err
+}
+
 // noSandbox enters what the gatekeeper was refused.
 func (d *diagnosis) noSandbox(err error) (again bool) {
-	var planned *view.Error
-	if errors.As(err, &planned) {
-		d.r.Set(probe.View, probe.Missing, err.Error(), planned.Hint)
+	if _, ok := errors.AsType[*planError](err); ok {
+		d.r.Set(probe.View, probe.Missing, err.Error(), mendOf(err))
 		again, d.cfg.Dir = d.cfg.Dir != "/", "/"
 		return again
 	}

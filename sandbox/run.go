@@ -27,6 +27,7 @@ import (
 	"outcall/sandbox/nft"
 	"outcall/sandbox/session"
 	"outcall/sandbox/view"
+	"outcall/shim/agentapi"
 )
 
 // Exit codes of a run that are not the command's own.
@@ -82,6 +83,8 @@ type supervisor struct {
 	dialer   *egress.Dialer
 	stack    *netstack.Stack
 	api      *hostapi.Server
+	agent    *agentapi.Server
+	denials  agentapi.Denials
 	counts   counts
 
 	snap      atomic.Pointer[policy.Snapshot]
@@ -159,6 +162,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		{"nftables", s.startTable},
 		{"attribution", s.startAttribution},
 		{"netstack", s.startStack},
+		{"agent socket", s.startAgent},
 		{"host socket", s.startAPI},
 	} {
 		if err := l.do(ctx); err != nil {
@@ -341,7 +345,7 @@ func (s *supervisor) planView(ctx context.Context) (view.Spec, error) {
 		ReadOnly: s.protected(ctx),
 		Binds:    s.cfg.Binds, Hostname: host, Resolvers: gateways,
 	}
-	return view.Plan(o)
+	return planned(view.Plan(o))
 }
 
 // protected are the paths that the command must not change beside outcall's own
@@ -372,17 +376,6 @@ func (s *supervisor) hides(dir string) bool {
 	return false
 }
 
-// startAPI opens host.sock.
-func (s *supervisor) startAPI(context.Context) error {
-	l, err := hostapi.Listen(s.sess.Info.Socket)
-	if err != nil {
-		return err
-	}
-	s.api = hostapi.NewServer(backend{s})
-	go func() { _ = s.api.Serve(l) }() // ends with s.api.Close in end
-	return nil
-}
-
 // end undoes the start in the opposite order: first egress, then the agent,
 // then what is on disk. It is safe after a start that failed anywhere.
 func (s *supervisor) end(ctx context.Context) {
@@ -390,6 +383,9 @@ func (s *supervisor) end(ctx context.Context) {
 	defer cancel()
 	if s.api != nil {
 		s.api.Close(ctx)
+	}
+	if s.agent != nil {
+		s.agent.Close()
 	}
 	if s.gate != nil {
 		_ = s.gate.Close()
