@@ -8,23 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"outcall/policy/escape"
-)
-
-// DefaultSocket is where a session's agent socket is bound inside.
-const DefaultSocket = "/run/outcall/agent.sock"
-
-// Limits of OUTCALL_TIMEOUT_SECS; the time bounds the whole conversation, not
-// the command.
-const (
-	defaultTimeout = 30
-	minTimeout     = 1
-	maxTimeout     = 300
+	"outcall/shim/ask"
 )
 
 // A Caller is the process that asks.
@@ -75,24 +63,20 @@ func Main(ctx context.Context, c Caller) int {
 		io.WriteString(c.Stderr, usage)
 		return exitUsage
 	}
-	timeout, err := timeoutOf(c.getenv("OUTCALL_TIMEOUT_SECS"))
+	client, timeout, err := ask.FromEnv(c.Env)
 	if err != nil {
 		c.say("%v; nothing was run", err)
 		return exitNoVerdict
 	}
-	socket := c.getenv("OUTCALL_AGENT_SOCK")
-	if socket == "" {
-		socket = DefaultSocket
-	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	v, err := ask(ctx, socket, q)
+	v, err := client.Check(ctx, q.Question)
 	if err != nil {
 		c.say("no verdict: %v; nothing was run", err)
 		return exitNoVerdict
 	}
-	if !v.allowed {
-		c.say("denied by %s: %s", v.rule, v.reason)
+	if !v.Allowed {
+		c.say("denied by %s: %s", v.Rule, v.Reason)
 		return exitDenied
 	}
 	if q.argv == nil {
@@ -104,16 +88,6 @@ func Main(ctx context.Context, c Caller) int {
 // say writes one line; texts in it came over the socket or the command line.
 func (c *Caller) say(format string, args ...any) {
 	fmt.Fprintln(c.Stderr, "outcall-agent: "+escape.Text(fmt.Sprintf(format, args...)))
-}
-
-func (c *Caller) getenv(key string) string {
-	v := ""
-	for _, kv := range c.Env { // the last one counts, as for a shell
-		if len(kv) > len(key) && kv[len(key)] == '=' && kv[:len(key)] == key {
-			v = kv[len(key)+1:]
-		}
-	}
-	return v
 }
 
 // run becomes the command.
@@ -141,7 +115,7 @@ func (c *Caller) find(name string) (string, error) {
 		return name, nil // whether it can be run is the kernel's to say
 	}
 	refused := error(fs.ErrNotExist)
-	for _, dir := range filepath.SplitList(c.getenv("PATH")) {
+	for _, dir := range filepath.SplitList(ask.Getenv(c.Env, "PATH")) {
 		if dir == "" {
 			dir = "." // POSIX: an empty element is the working directory
 		}
@@ -158,13 +132,10 @@ func (c *Caller) find(name string) (string, error) {
 	return "", refused
 }
 
-func timeoutOf(v string) (time.Duration, error) {
-	if v == "" {
-		return defaultTimeout * time.Second, nil
+// plain is the kernel's answer without the operation that led to it.
+func plain(err error) error {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return e
 	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < minTimeout || n > maxTimeout || strconv.Itoa(n) != v {
-		return 0, fmt.Errorf("OUTCALL_TIMEOUT_SECS=%q: want %d to %d", v, minTimeout, maxTimeout)
-	}
-	return time.Duration(n) * time.Second, nil
+	return err
 }

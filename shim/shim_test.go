@@ -195,7 +195,7 @@ func TestNoVerdict(t *testing.T) {
 		{"wrong type", nil, answer(200, `{"allowed":"true"}`), nil, "malformed"},
 		{"html", nil, answer(200, `<html>`), nil, "malformed"},
 		{"more than one", nil, answer(200, `{"allowed":true}{"allowed":false}`), nil, "malformed"},
-		{"too long", nil, answer(200, `{"allowed":true,"reason":"`+strings.Repeat("x", maxBody)+`"}`), nil, "malformed"},
+		{"too long", nil, answer(200, `{"allowed":true,"reason":"`+strings.Repeat("x", (64<<10))+`"}`), nil, "malformed"},
 		{"slow", nil, stuck, []string{"OUTCALL_TIMEOUT_SECS=1"}, "time-out"},
 		{"slow check-in", stuck, allow, []string{"OUTCALL_TIMEOUT_SECS=1"}, "time-out"},
 		{"bad time-out", nil, allow, []string{"OUTCALL_TIMEOUT_SECS=0"}, "want 1 to 300"},
@@ -215,8 +215,8 @@ func TestNoVerdict(t *testing.T) {
 	if code != exitNoVerdict || ran != nil || !strings.Contains(stderr, "unreachable (/no/such.sock: no such file or directory)") {
 		t.Errorf("no socket: code %d, ran %q, %q", code, ran, stderr)
 	}
-	long := slices.Repeat([]string{"x"}, maxArgs+2)
-	for _, args := range [][]string{long, {"a", strings.Repeat("x", maxArg+1)}, {"a", strings.Repeat("x", maxArg), strings.Repeat("x", maxArg), "x"}} {
+	long := slices.Repeat([]string{"x"}, 1024+2)
+	for _, args := range [][]string{long, {"a", strings.Repeat("x", 32<<10+1)}, {"a", strings.Repeat("x", 32<<10), strings.Repeat("x", 32<<10), "x"}} {
 		if code, ran, _, _ := run(t, "/no/such.sock", nil, args...); code != exitUsage || ran != nil {
 			t.Errorf("an over-long command line: code %d, ran %d words", code, len(ran))
 		}
@@ -229,7 +229,7 @@ func TestBrokenServer(t *testing.T) {
 		"", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\n\r\n", "SSH-2.0-x\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"allowed\":true}",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{}",
-		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", maxHead) + "\r\n\r\n{}",
+		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", (16<<10)) + "\r\n\r\n{}",
 	} {
 		dir := t.TempDir()
 		sock := filepath.Join(dir, "s")
@@ -317,51 +317,4 @@ func TestProgram(t *testing.T) {
 		}
 		cancel()
 	}
-}
-
-func TestReadResponse(t *testing.T) {
-	for _, tt := range []struct {
-		raw    string
-		status int
-		body   string
-		bad    bool
-	}{
-		{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}extra", 200, "{}", false},
-		{"HTTP/1.0 200\n\n{}", 200, "{}", false},
-		{"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n1\r\nd\r\n0\r\n\r\n", 404, "abcd", false},
-		{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 200, "{}", false},
-		{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 0, "", true},
-		{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 0, "", true},
-		{"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}", 0, "", true},
-		{"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n{}", 0, "", true},
-		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", 0, "", true},
-		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n", 0, "", true},
-		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", 0, "", true},
-		{"HTTP/1.1 200 OK\r\n no colon\r\n\r\n", 0, "", true},
-		{"HTTP/1.1 99 x\r\n\r\n", 0, "", true},
-		{"HTTP/1.1 2000 x\r\n\r\n", 0, "", true},
-		{"HTTP/2 200\r\n\r\n", 0, "", true},
-	} {
-		status, body, err := readResponse(strings.NewReader(tt.raw))
-		if tt.bad {
-			if err == nil {
-				t.Errorf("%q was taken: %d %q", tt.raw, status, body)
-			}
-			continue
-		}
-		if err != nil || status != tt.status || string(body) != tt.body {
-			t.Errorf("%q: %d %q %v, want %d %q", tt.raw, status, body, err, tt.status, tt.body)
-		}
-	}
-}
-
-func FuzzReadResponse(f *testing.F) {
-	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"))
-	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		status, body, err := readResponse(bytes.NewReader(data))
-		if err == nil && (status < 200 || status > 599 || len(body) > maxBody) {
-			t.Fatalf("status %d, %d bytes", status, len(body))
-		}
-	})
 }

@@ -1,4 +1,4 @@
-package shim
+package ask
 
 import (
 	"bufio"
@@ -14,19 +14,35 @@ import (
 // bytes.
 const maxHead = 16 << 10
 
-// roundTrip sends one POST and reads the answer (RFC 9112, as much of it as a
-// server on a Unix socket uses): one response per connection, its body framed
+// A request is one call; token "" and body nil are left out.
+type request struct {
+	method, path, token string
+	body                []byte
+}
+
+// A response is one answer.
+type response struct {
+	status int
+	body   []byte
+	retry  string // Retry-After, if that is a number
+}
+
+// roundTrip sends one request and reads the answer (RFC 9112, as much of it as
+// a server on a Unix socket uses): one response per connection, its body framed
 // by Content-Length, chunks, or the end of the connection.
-func roundTrip(rw io.ReadWriter, path, token string, body []byte) (status int, answer []byte, err error) {
+func roundTrip(rw io.ReadWriter, r request) (response, error) {
 	var req bytes.Buffer
-	fmt.Fprintf(&req, "POST %s HTTP/1.1\r\nHost: outcall\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", path, len(body))
-	if token != "" {
-		fmt.Fprintf(&req, "Authorization: Bearer %s\r\n", token)
+	fmt.Fprintf(&req, "%s %s HTTP/1.1\r\nHost: outcall\r\nConnection: close\r\n", r.method, r.path)
+	if r.body != nil {
+		fmt.Fprintf(&req, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(r.body))
+	}
+	if r.token != "" {
+		fmt.Fprintf(&req, "Authorization: Bearer %s\r\n", r.token)
 	}
 	req.WriteString("\r\n")
-	req.Write(body)
+	req.Write(r.body)
 	if _, err := rw.Write(req.Bytes()); err != nil {
-		return 0, nil, err
+		return response{}, err
 	}
 	return readResponse(rw)
 }
@@ -37,62 +53,73 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errMalformed, fmt.Sprintf(format, args...))
 }
 
-func readResponse(r io.Reader) (status int, body []byte, err error) {
+func readResponse(r io.Reader) (res response, err error) {
 	br := bufio.NewReader(r)
 	left := maxHead
 	line, err := readLine(br, &left)
 	if err != nil {
-		return 0, nil, err
+		return res, err
 	}
 	rest, ok := strings.CutPrefix(line, "HTTP/1.")
 	if !ok || len(rest) < 5 || (rest[0] != '0' && rest[0] != '1') || rest[1] != ' ' || len(rest) > 5 && rest[5] != ' ' {
-		return 0, nil, malformed("status line %.80q", line)
+		return res, malformed("status line %.80q", line)
 	}
-	if status, err = strconv.Atoi(rest[2:5]); err != nil || status < 200 || status > 599 {
-		return 0, nil, malformed("status %.80q", line)
+	if res.status, err = strconv.Atoi(rest[2:5]); err != nil || res.status < 200 || res.status > 599 {
+		return res, malformed("status %.80q", line)
 	}
-	length, chunked, err := readHeader(br, &left)
+	h, err := readHeader(br, &left)
 	if err != nil {
-		return 0, nil, err
+		return res, err
 	}
-	body, err = readBody(br, length, chunked)
-	return status, body, err
+	res.retry = h.retry
+	res.body, err = readBody(br, h.length, h.chunked)
+	return res, err
 }
 
-// readHeader returns what frames the body; length is -1 where none is given.
-func readHeader(br *bufio.Reader, left *int) (length int, chunked bool, err error) {
-	length = -1
+// A header is what is read of one. length is -1 where none is given.
+type header struct {
+	length  int
+	chunked bool
+	retry   string
+}
+
+func readHeader(br *bufio.Reader, left *int) (h header, err error) {
+	h.length = -1
 	for {
 		line, err := readLine(br, left)
 		if err != nil {
-			return 0, false, err
+			return h, err
 		}
 		if line == "" {
 			break
 		}
 		key, value, ok := strings.Cut(line, ":")
 		if !ok {
-			return 0, false, malformed("header line %.80q", line)
+			return h, malformed("header line %.80q", line)
 		}
 		value = strings.Trim(value, " \t")
 		switch {
 		case strings.EqualFold(key, "Content-Length"):
 			n, err := strconv.ParseUint(value, 10, 31)
-			if err != nil || length >= 0 && int(n) != length {
-				return 0, false, malformed("Content-Length %.80q", value)
+			if err != nil || h.length >= 0 && int(n) != h.length {
+				return h, malformed("Content-Length %.80q", value)
 			}
-			length = int(n)
+			h.length = int(n)
 		case strings.EqualFold(key, "Transfer-Encoding"):
-			if !strings.EqualFold(value, "chunked") || chunked {
-				return 0, false, malformed("Transfer-Encoding %.80q", value)
+			if !strings.EqualFold(value, "chunked") || h.chunked {
+				return h, malformed("Transfer-Encoding %.80q", value)
 			}
-			chunked = true
+			h.chunked = true
+		case strings.EqualFold(key, "Retry-After"):
+			if _, err := strconv.ParseUint(value, 10, 31); err == nil {
+				h.retry = value
+			}
 		}
 	}
-	if chunked && length >= 0 {
-		return 0, false, malformed("Content-Length and Transfer-Encoding")
+	if h.chunked && h.length >= 0 {
+		return h, malformed("Content-Length and Transfer-Encoding")
 	}
-	return length, chunked, nil
+	return h, nil
 }
 
 func readBody(br *bufio.Reader, length int, chunked bool) ([]byte, error) {
