@@ -144,14 +144,22 @@ func Parse(b []byte) (h Hello, n int, err error) {
 	if err != nil {
 		return Hello{}, 0, err
 	}
-	if msg[0] != typeClientHello {
-		return Hello{}, 0, fmt.Errorf("handshake message %d where a ClientHello must be", msg[0])
-	}
-	h, err = parseClientHello(msg[handshakeHeader:])
-	if err != nil {
+	if h, err = ParseMessage(msg); err != nil {
 		return Hello{}, 0, err
 	}
 	return h, n, nil
+}
+
+// ParseMessage reads a ClientHello that came without records, as in QUIC: b is
+// the whole message with its header, and nothing behind it.
+func ParseMessage(b []byte) (Hello, error) {
+	if len(b) < handshakeHeader || len(b)-handshakeHeader != int(b[1])<<16+int(b[2])<<8+int(b[3]) {
+		return Hello{}, errors.New("a handshake message whose length is not its own")
+	}
+	if b[0] != typeClientHello {
+		return Hello{}, fmt.Errorf("handshake message %d where a ClientHello must be", b[0])
+	}
+	return parseClientHello(b[handshakeHeader:])
 }
 
 // message joins the records that carry the first handshake message. The
