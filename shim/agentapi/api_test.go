@@ -197,12 +197,37 @@ func TestRequests(t *testing.T) {
 	if len(b.fake.proposed) != 1 {
 		t.Errorf("%d proposals were told", len(b.fake.proposed))
 	}
-	for i := len(b.opt.Requests.List()); i < MaxRequests; i++ {
-		if err := b.opt.Requests.add(Request{ID: fmt.Sprint(i)}); err != nil {
+	kept := b.opt.Requests.(*memory)
+	for i := len(kept.list); i < maxMemory; i++ {
+		if _, err := kept.Add(t.Context(), Request{ID: fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b.must("POST", requestsPath, `{"rule_file":"one more"}`, 503, "rule request capacity reached")
+}
+
+// What the operator did is seen by who polls; what went wrong with the store
+// is not.
+func TestRequestsThatWereAnswered(t *testing.T) {
+	b := serve(t, nil).checkin()
+	kept := b.opt.Requests.(*memory)
+	kept.Add(t.Context(), Request{ID: "rr-0123456789ab", Status: Pending, File: "f"})
+	kept.answer("rr-0123456789ab", Rejected, "not that host")
+	want := `{"id":"rr-0123456789ab","status":"rejected","reason":"not that host"}`
+	b.must("GET", requestsPath+"/rr-0123456789ab", "", 200, want)
+	b.must("POST", requestsPath, `{"rule_file":"f"}`, 201, want)
+	kept.answer("rr-0123456789ab", Approved, "")
+	b.must("GET", requestsPath+"/rr-0123456789ab", "", 200, `"status":"approved","reason":null`)
+	kept.mu.Lock()
+	kept.broken = errors.New("/home/secret/store.json: corrupt")
+	kept.mu.Unlock()
+	for _, method := range []string{"GET " + requestsPath + "/rr-0123456789ab", "POST " + requestsPath} {
+		method, path, _ := strings.Cut(method, " ")
+		status, body, _ := b.do(method, path, `{"rule_file":"new"}`)
+		if status != 503 || strings.Contains(body, "secret") || !strings.Contains(body, "tell the operator") {
+			t.Errorf("%s: %d %s", method, status, body)
+		}
+	}
 }
 
 func TestNoRequestsAreTaken(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,7 +88,7 @@ type bed struct {
 func serve(t testing.TB, change func(*Options)) *bed {
 	t.Helper()
 	b := &bed{t: t, fake: &fake{block: make(chan struct{})}, path: filepath.Join(t.TempDir(), "s"), clock: time.Unix(1000, 0)}
-	b.opt = Options{Session: "sess", Backend: b.fake, Denials: &Denials{}, Requests: &Requests{},
+	b.opt = Options{Session: "sess", Backend: b.fake, Denials: &Denials{}, Requests: &memory{},
 		Now: func() time.Time { b.mu.Lock(); defer b.mu.Unlock(); return b.clock }}
 	if change != nil {
 		change(&b.opt)
@@ -162,5 +163,52 @@ func (b *bed) must(method, path, body string, status int, want string) {
 	got, text, _ := b.do(method, path, body)
 	if got != status || !strings.Contains(text, want) {
 		b.t.Errorf("%s %s %.120s: %d %.300s, want %d %s", method, path, body, got, text, status, want)
+	}
+}
+
+// memory is a store of requests; broken makes every call fail.
+type memory struct {
+	mu     sync.Mutex
+	list   []Request
+	broken error
+}
+
+const maxMemory = 64
+
+func (m *memory) first(match func(Request) bool) (Request, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := slices.IndexFunc(m.list, match); i >= 0 && m.broken == nil {
+		return m.list[i], true, nil
+	}
+	return Request{}, false, m.broken
+}
+
+func (m *memory) Find(_ context.Context, file string) (Request, bool, error) {
+	return m.first(func(r Request) bool { return r.File == file })
+}
+
+func (m *memory) Get(_ context.Context, id string) (Request, bool, error) {
+	return m.first(func(r Request) bool { return r.ID == id })
+}
+
+func (m *memory) Add(_ context.Context, r Request) (Request, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.list) >= maxMemory {
+		return Request{}, ErrFull
+	}
+	m.list = append(m.list, r)
+	return r, m.broken
+}
+
+// answer is what the operator does.
+func (m *memory) answer(id, status, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.list {
+		if m.list[i].ID == id {
+			m.list[i].Status, m.list[i].Reason = status, reason
+		}
 	}
 }

@@ -226,6 +226,19 @@ type requestBody struct {
 	Reason *string `json:"reason"`
 }
 
+func bodyOf(q Request) requestBody {
+	b := requestBody{ID: q.ID, Status: q.Status}
+	if q.Reason != "" {
+		b.Reason = &q.Reason
+	}
+	return b
+}
+
+// notKept tells nothing of the host's files: the operator reads why.
+func notKept() *failure {
+	return fail(http.StatusServiceUnavailable, "rule requests cannot be kept now: tell the operator")
+}
+
 func (s *Server) propose(r *http.Request) (int, any, *failure) {
 	var in struct {
 		File string `json:"rule_file"`
@@ -242,8 +255,11 @@ func (s *Server) propose(r *http.Request) (int, any, *failure) {
 	if f := s.limit(s.rules); f != nil {
 		return 0, nil, f
 	}
-	if old, ok := s.o.Requests.find(in.File); ok {
-		return http.StatusCreated, requestBody{ID: old.ID, Status: old.Status}, nil
+	switch old, ok, err := s.o.Requests.Find(r.Context(), in.File); {
+	case err != nil:
+		return 0, nil, notKept()
+	case ok:
+		return http.StatusCreated, bodyOf(old), nil
 	}
 	err, why := evaluate(r.Context(), s.permits, func(ctx context.Context) error { return s.o.Backend.Validate(ctx, in.File) })
 	if why != "" {
@@ -256,12 +272,17 @@ func (s *Server) propose(r *http.Request) (int, any, *failure) {
 	if err != nil {
 		return 0, nil, fail(http.StatusInternalServerError, "no id could be made")
 	}
-	q := Request{ID: "rr-" + hex, Status: Pending, Time: s.o.Now(), File: in.File}
-	if err := s.o.Requests.add(q); err != nil {
-		return 0, nil, fail(http.StatusServiceUnavailable, "%v", err)
+	id := "rr-" + hex
+	q, err := s.o.Requests.Add(r.Context(), Request{ID: id, Status: Pending, Time: s.o.Now(), File: in.File})
+	switch {
+	case errors.Is(err, ErrFull):
+		return 0, nil, fail(http.StatusServiceUnavailable, "%v", ErrFull)
+	case err != nil:
+		return 0, nil, notKept()
+	case q.ID == id:
+		s.o.Backend.Proposed(q)
 	}
-	s.o.Backend.Proposed(q)
-	return http.StatusCreated, requestBody{ID: q.ID, Status: q.Status}, nil
+	return http.StatusCreated, bodyOf(q), nil
 }
 
 func (s *Server) request(r *http.Request) (int, any, *failure) {
@@ -271,9 +292,12 @@ func (s *Server) request(r *http.Request) (int, any, *failure) {
 	if s.o.Requests == nil {
 		return 0, nil, fail(http.StatusNotFound, notFound)
 	}
-	q, ok := s.o.Requests.Get(strings.TrimPrefix(r.URL.Path, requestsPath+"/"))
-	if !ok {
+	q, ok, err := s.o.Requests.Get(r.Context(), strings.TrimPrefix(r.URL.Path, requestsPath+"/"))
+	switch {
+	case err != nil:
+		return 0, nil, notKept()
+	case !ok:
 		return 0, nil, fail(http.StatusNotFound, notFound)
 	}
-	return http.StatusOK, requestBody{ID: q.ID, Status: q.Status}, nil
+	return http.StatusOK, bodyOf(q), nil
 }

@@ -50,7 +50,7 @@ type Options struct {
 	Session  string // told at check-in as container_id
 	Backend  Backend
 	Denials  *Denials
-	Requests *Requests // nil: rule requests are refused
+	Requests Store // nil: rule requests are refused
 	// Process describes the process behind a connection; nil is hidden.
 	Process func(pid int) *policy.Process
 	// Random is the source of tokens and ids; nil is the system's.

@@ -1,6 +1,7 @@
 package agentapi
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -9,11 +10,8 @@ import (
 	"outcall/policy"
 )
 
-// Bounds of what is kept of a session.
-const (
-	MaxDenials  = 256 // the oldest goes
-	MaxRequests = 64  // beyond it a request is refused: what waits for the operator is not lost
-)
+// MaxDenials bounds the denials that are kept of a session: the oldest goes.
+const MaxDenials = 256
 
 // Denials keeps the latest denials of a session.
 type Denials struct {
@@ -57,60 +55,35 @@ func (d *Denials) ByID(id string) (policy.Event, bool) {
 	return policy.Event{}, false
 }
 
-// Pending is the one status that a request has: the operator takes what is
-// good into the rules.
-const Pending = "pending"
+// Statuses of a request. Only the operator's side changes them.
+const (
+	Pending  = "pending"
+	Approved = "approved"
+	Rejected = "rejected"
+	Expired  = "expired" // it was approved for a time, which is up
+)
 
 // A Request is a rule file that the agent proposes.
 type Request struct {
-	ID     string    `json:"id"`
-	Status string    `json:"status"`
-	Time   time.Time `json:"time"`
-	File   string    `json:"rule_file"`
+	ID     string
+	Status string
+	Reason string // of the operator, "" where none was given
+	Time   time.Time
+	File   string
 }
 
-// Requests keeps the rule files that an agent proposes, while its session
-// lives.
-type Requests struct {
-	mu   sync.Mutex
-	list []Request
+// A Store keeps the rule files that the agent proposes. Its methods are called
+// concurrently, and each returns when ctx ends.
+type Store interface {
+	// Find returns the request that has this very text and waits, is in force
+	// or was rejected: asking twice is asking once.
+	Find(ctx context.Context, file string) (Request, bool, error)
+	Get(ctx context.Context, id string) (Request, bool, error)
+	// Add keeps a new request. Where the text has one by now, that is returned.
+	// A store that is full is ErrFull.
+	Add(ctx context.Context, r Request) (Request, error)
 }
 
-var errFull = errors.New("rule request capacity reached")
-
-// find returns the request with a text, if there is one: asking twice is
-// asking once.
-func (s *Requests) find(file string) (Request, bool) {
-	return s.first(func(r Request) bool { return r.File == file })
-}
-
-// Get returns one request.
-func (s *Requests) Get(id string) (Request, bool) {
-	return s.first(func(r Request) bool { return r.ID == id })
-}
-
-func (s *Requests) first(match func(Request) bool) (Request, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if i := slices.IndexFunc(s.list, match); i >= 0 {
-		return s.list[i], true
-	}
-	return Request{}, false
-}
-
-// List returns all requests, the oldest first.
-func (s *Requests) List() []Request {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.list)
-}
-
-func (s *Requests) add(r Request) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.list) >= MaxRequests {
-		return errFull
-	}
-	s.list = append(s.list, r)
-	return nil
-}
+// ErrFull says that too many requests wait for the operator: what waits is
+// not lost for a new one.
+var ErrFull = errors.New("rule request capacity reached")
