@@ -22,12 +22,14 @@ import (
 	"outcall/sandbox/nft"
 )
 
-// hostLoopback4 and 6 are what host.outcall.internal stands for.
+// hostLoopback is what host.outcall.internal stands for, by either of its own
+// addresses: many services listen in one family alone, and which one is no
+// matter of the client's.
+var hostLoopback = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+
 var (
-	hostLoopback4 = netip.MustParseAddr("127.0.0.1")
-	hostLoopback6 = netip.IPv6Loopback()
-	hostService6  = netip.MustParseAddr("fd0c:a11::fe")
-	sessionNet6   = netip.MustParsePrefix("fd0c:a11::/64")
+	hostService6 = netip.MustParseAddr("fd0c:a11::fe")
+	sessionNet6  = netip.MustParsePrefix("fd0c:a11::/64")
 )
 
 // ulaGateway6 is the netstack's own IPv6 address; it exists in the netstack
@@ -135,9 +137,9 @@ func (s *supervisor) startStack(ctx context.Context) error {
 	s.dialer, err = egress.New(egress.Config{
 		Proxy: s.proxy.url, NoProxy: s.proxy.except,
 		Session: sessionNets(s.cfg.Subnet),
-		Services: map[netip.Addr]netip.Addr{
-			hostService4(s.cfg.Subnet): hostLoopback4,
-			hostService6:               hostLoopback6,
+		Services: map[netip.Addr][]netip.Addr{
+			hostService4(s.cfg.Subnet): hostLoopback,
+			hostService6:               hostLoopback,
 		},
 	})
 	if err != nil {

@@ -23,8 +23,8 @@ type Config struct {
 	// Session are the session's own networks, never dialled.
 	Session []netip.Prefix
 	// Services maps service addresses to the host's addresses that they stand
-	// for; it is looked at before Session.
-	Services map[netip.Addr]netip.Addr
+	// for, in the order in which they are tried; it is looked at before Session.
+	Services map[netip.Addr][]netip.Addr
 }
 
 // A Dialer opens the supervisor's outward connections. It is safe for
@@ -90,8 +90,8 @@ var errForbidden = errors.New("the address is never dialled")
 // where it has none. It waits for the answer or ctx. The error is an *Error.
 func (d *Dialer) Dial(ctx context.Context, name string, dst netip.AddrPort) (*Conn, error) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	if host, ok := d.cfg.Services[dst.Addr()]; ok {
-		return d.connect(ctx, dst, netip.AddrPortFrom(host, dst.Port()))
+	if hosts := d.Service(dst); hosts != nil {
+		return d.service(ctx, dst, hosts)
 	}
 	if !d.mayDial(dst) {
 		return nil, &Error{Kind: Forbidden, Addr: dst, Err: errForbidden}
@@ -103,6 +103,35 @@ func (d *Dialer) Dial(ctx context.Context, name string, dst netip.AddrPort) (*Co
 		return nil, &Error{Kind: Forbidden, Addr: dst, Err: errForbidden}
 	}
 	return d.connect(ctx, dst, dst)
+}
+
+// Service tells what a service address stands for, of whatever protocol: the
+// host's own addresses, in the order in which they are tried. It is nil for
+// every other address, and for port 0.
+func (d *Dialer) Service(dst netip.AddrPort) (hosts []netip.AddrPort) {
+	if dst.Port() == 0 {
+		return nil
+	}
+	for _, a := range d.cfg.Services[dst.Addr().Unmap()] {
+		hosts = append(hosts, netip.AddrPortFrom(a, dst.Port()))
+	}
+	return hosts
+}
+
+// service connects to the first of a service's addresses that answers. That
+// the others do not exist is no news: the first one's answer is the client's.
+func (d *Dialer) service(ctx context.Context, dst netip.AddrPort, hosts []netip.AddrPort) (*Conn, error) {
+	var first error
+	for _, host := range hosts {
+		c, err := d.connect(ctx, dst, host)
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
 }
 
 // mayDial is the last line behind the policy's address classes: connect(2) to

@@ -70,7 +70,7 @@ func TestDirectAndServices(t *testing.T) {
 	at := listen(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	service := netip.MustParseAddr("10.200.0.254")
 	d := dialer(t, Config{Session: []netip.Prefix{netip.MustParsePrefix("10.200.0.0/24")},
-		Services: map[netip.Addr]netip.Addr{service: at.Addr()}})
+		Services: map[netip.Addr][]netip.Addr{service: {netip.MustParseAddr("127.0.0.3"), at.Addr()}}})
 	for _, dst := range []netip.AddrPort{at, netip.AddrPortFrom(service, at.Port())} {
 		c, err := d.Dial(t.Context(), "", dst)
 		if err != nil {
@@ -82,6 +82,30 @@ func TestDirectAndServices(t *testing.T) {
 			t.Errorf("%q via %q", got, c.Via)
 		}
 		c.Close()
+	}
+}
+
+// A service that nobody offers is refused, by the host's own answer and with
+// the address that was asked for.
+func TestServiceThatIsNotThere(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := ln.Addr().(*net.TCPAddr).AddrPort()
+	ln.Close()
+	service := netip.MustParseAddrPort("10.200.0.254:" + fmt.Sprint(closed.Port()))
+	d := dialer(t, Config{Services: map[netip.Addr][]netip.Addr{service.Addr(): {closed.Addr(), netip.MustParseAddr("2001:db8::1")}}})
+	_, err = d.Dial(t.Context(), "", service)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != Refused || e.Addr != service {
+		t.Errorf("%v", err)
+	}
+	if got := d.Service(netip.AddrPortFrom(service.Addr(), 0)); got != nil {
+		t.Errorf("port 0: %v", got)
+	}
+	if got := d.Service(public); got != nil {
+		t.Errorf("%s: %v", public, got)
 	}
 }
 
