@@ -46,6 +46,9 @@ type Backend interface {
 	Flows(ctx context.Context) ([]Flow, error)
 	KillFlow(ctx context.Context, id string) error // NotFound
 
+	// Metrics are the session's numbers for GET /metrics.
+	Metrics(ctx context.Context) ([]Metric, error)
+
 	// Events calls emit with each audit line (no newline at its end) that the
 	// session has written, and with follow with each further one until ctx
 	// ends or emit fails. Lines are not kept by emit.

@@ -128,6 +128,10 @@ func (f *fakeBackend) KillFlow(_ context.Context, id string) error {
 	return f.note("kill %s", id)
 }
 
+func (f *fakeBackend) Metrics(context.Context) ([]Metric, error) {
+	return []Metric{Count("outcall_flows", "Now.", 3)}, f.note("metrics")
+}
+
 func (f *fakeBackend) Events(ctx context.Context, follow bool, emit func([]byte) error) error {
 	if err := f.note("events %v", follow); err != nil {
 		return err

@@ -157,6 +157,10 @@ func (s *Server) handler() http.Handler {
 	for path, rts := range byPath {
 		mux.HandleFunc(prefix+path, func(w http.ResponseWriter, r *http.Request) { s.dispatch(w, r, rts) })
 	}
+	// Prometheus asks at this path unless it is told another.
+	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
+		s.dispatch(w, r, []route{{method: "GET", path: "/metrics", raw: (*Server).metrics}})
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "no such endpoint: "+r.URL.Path)
 	})

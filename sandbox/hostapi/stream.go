@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"strings"
@@ -13,8 +15,9 @@ import (
 	"time"
 )
 
-// events sends audit lines, one a line, until they end or, with follow=true,
-// until the client goes or the session ends.
+// events sends audit lines until they end or, with follow=true, until the
+// client goes or the session ends: one a line, or as server-sent events to a
+// client that accepts text/event-stream.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	follow, err := flag(r, "follow")
 	if err != nil {
@@ -23,10 +26,14 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	rc := http.NewResponseController(w)
 	begun := false
+	content, before, after := "application/x-ndjson", "", "\n"
+	if acceptsEventStream(r) {
+		content, before, after = "text/event-stream", "data: ", "\n\n"
+	}
 	begin := func() {
 		if !begun {
 			begun = true
-			w.Header().Set("Content-Type", "application/x-ndjson")
+			w.Header().Set("Content-Type", content)
 			w.WriteHeader(http.StatusOK)
 		}
 	}
@@ -36,10 +43,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	err = s.backend.Events(r.Context(), follow, func(line []byte) error {
 		begin()
-		if _, err := w.Write(line); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(w, "\n"); err != nil {
+		if _, err := fmt.Fprintf(w, "%s%s%s", before, line, after); err != nil {
 			return err
 		}
 		if follow {
@@ -52,6 +56,15 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	begin()
+}
+
+func acceptsEventStream(r *http.Request) bool {
+	for a := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
+		if kind, _, err := mime.ParseMediaType(a); err == nil && kind == "text/event-stream" {
+			return true
+		}
+	}
+	return false
 }
 
 // Times of the streams.
