@@ -1,6 +1,10 @@
 package policy
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+)
 
 // A rangeClass is one block of addresses that is not simply public.
 type rangeClass struct {
@@ -48,10 +52,34 @@ var exempt = map[netip.Addr]string{
 	netip.IPv6Loopback():              "::/96",
 }
 
-var (
-	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052: the IPv4 address is in the last 32 bits
-	sixto4 = netip.MustParsePrefix("2002::/16")    // RFC 3056: the IPv4 address is in bits 16 to 47
-)
+// A translation is a block of IPv6 addresses in each of which an IPv4 address
+// stands, and is where packets end.
+type translation struct {
+	prefix netip.Prefix
+	at     int // the bit at which the IPv4 address begins
+}
+
+// translations are the blocks that mean the same everywhere.
+var translations = []translation{
+	{netip.MustParsePrefix("64:ff9b::/96"), 96}, // RFC 6052
+	{netip.MustParsePrefix("2002::/16"), 16},    // 6to4, RFC 3056
+}
+
+// translations are those, and the NAT64 prefixes of this network.
+func (h *Host) translations() []translation {
+	if h == nil || len(h.NAT64) == 0 {
+		return translations
+	}
+	out := slices.Clone(translations)
+	for _, p := range h.NAT64 {
+		out = append(out, translation{p.Masked(), p.Bits()})
+	}
+	return out
+}
+
+// isatap is how the last 64 bits of an ISATAP address begin, the bit that says
+// whether the IPv4 address is unique left out (RFC 5214 section 6.1).
+const isatap = 0x00005efe
 
 // Classify says who may be let to an address (see Class), and why. An invalid
 // address is Never. h may be nil.
@@ -91,11 +119,11 @@ func eachRange(a netip.Addr, h *Host, take func(rangeClass)) {
 			take(r)
 		}
 	}
-	if v4, within := embedded(a); v4.IsValid() {
+	embedded(a, h, func(v4 netip.Addr, within func(netip.Prefix) netip.Prefix) {
 		eachRange(v4, h, func(r rangeClass) {
 			take(rangeClass{within(r.prefix), r.class, r.why + ", embedded in an IPv6 address"})
 		})
-	}
+	})
 }
 
 // ranges offers the host's own blocks.
@@ -118,28 +146,54 @@ func (h *Host) ranges(a netip.Addr, take func(rangeClass)) {
 	}
 }
 
-// embedded returns the IPv4 address that a NAT64 or 6to4 address leads to,
-// and how a block of such addresses looks in IPv6.
-func embedded(a netip.Addr) (netip.Addr, func(netip.Prefix) netip.Prefix) {
+// embedded calls take with each IPv4 address that an IPv6 address leads to, and
+// with how a block of such addresses looks in IPv6.
+func embedded(a netip.Addr, h *Host, take func(v4 netip.Addr, within func(netip.Prefix) netip.Prefix)) {
 	if !a.Is6() {
-		return netip.Addr{}, nil
+		return
 	}
 	b := a.As16()
-	switch {
-	case nat64.Contains(a):
-		return netip.AddrFrom4([4]byte(b[12:16])), func(p netip.Prefix) netip.Prefix {
-			out, v4 := nat64.Addr().As16(), p.Addr().As4()
-			copy(out[12:], v4[:])
-			return netip.PrefixFrom(netip.AddrFrom16(out), 96+p.Bits())
-		}
-	case sixto4.Contains(a):
-		return netip.AddrFrom4([4]byte(b[2:6])), func(p netip.Prefix) netip.Prefix {
-			out, v4 := sixto4.Addr().As16(), p.Addr().As4()
-			copy(out[2:], v4[:])
-			return netip.PrefixFrom(netip.AddrFrom16(out), 16+p.Bits())
+	for _, t := range h.translations() {
+		if t.prefix.Contains(a) {
+			take(t.extract(b), t.within)
 		}
 	}
-	return netip.Addr{}, nil
+	if id := binary.BigEndian.Uint32(b[8:]); id&^0x02000000 == isatap {
+		take(netip.AddrFrom4([4]byte(b[12:])), func(p netip.Prefix) netip.Prefix {
+			out, v4 := b, p.Addr().As4()
+			copy(out[12:], v4[:])
+			return netip.PrefixFrom(netip.AddrFrom16(out), 96+p.Bits())
+		})
+	}
+}
+
+// bit is where bit i of the IPv4 address stands: bits 64 to 71 of a NAT64
+// address are left out (RFC 6052 section 2.2).
+func (t translation) bit(i int) int {
+	if n := t.at + i; n < 64 || t.at == 96 {
+		return n
+	}
+	return t.at + i + 8
+}
+
+func (t translation) extract(b [16]byte) netip.Addr {
+	var v4 [4]byte
+	for i := range 4 {
+		v4[i] = b[t.bit(8*i)/8] // prefixes end at whole octets
+	}
+	return netip.AddrFrom4(v4)
+}
+
+func (t translation) within(p netip.Prefix) netip.Prefix {
+	out, v4 := t.prefix.Addr().As16(), p.Addr().As4()
+	for i, o := range v4 {
+		out[t.bit(8*i)/8] = o
+	}
+	bits := t.at
+	if p.Bits() > 0 {
+		bits = t.bit(p.Bits()-1) + 1
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(out), bits)
 }
 
 // inside reports whether p lies wholly inside q.

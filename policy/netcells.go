@@ -50,9 +50,9 @@ func regions(rules []*Rule, h *Host) []*region {
 	for _, p := range special {
 		cuts = append(cuts, p)
 		if p.Addr().Is4() {
-			_, in64 := embedded(nat64.Addr())
-			_, in6to4 := embedded(sixto4.Addr())
-			cuts = append(cuts, in64(p), in6to4(p))
+			for _, t := range h.translations() {
+				cuts = append(cuts, t.within(p))
+			}
 		}
 	}
 	slices.SortFunc(cuts, func(a, b netip.Prefix) int {
@@ -79,7 +79,10 @@ func regions(rules []*Rule, h *Host) []*region {
 
 // specialPrefixes lists every block that changes the class of an address.
 func specialPrefixes(h *Host) []netip.Prefix {
-	out := []netip.Prefix{nat64, sixto4}
+	var out []netip.Prefix
+	for _, t := range h.translations() {
+		out = append(out, t.prefix)
+	}
 	for _, r := range classes {
 		out = append(out, r.prefix)
 	}

@@ -105,6 +105,9 @@ type Host struct {
 	// Synthetic addresses stand for names that only an upstream proxy can
 	// resolve. They never leave, and count as Global.
 	Synthetic []netip.Prefix
+	// NAT64 prefixes of this network (RFC 7050), of 32, 40, 48, 56, 64 or 96
+	// bits: what is below has the class of the IPv4 address that it leads to.
+	NAT64 []netip.Prefix
 }
 
 // A Cell is one derived element of the kernel's maps: what nft passes.

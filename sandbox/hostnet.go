@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ import (
 type hostNet struct {
 	session   []netip.Prefix
 	synthetic []netip.Prefix
+	nat64     func() []netip.Prefix // nil until there is a DNS filter; set before anyone judges
 
 	mu   sync.Mutex
 	read time.Time
@@ -38,20 +40,24 @@ const hostNetFresh = time.Second
 func (h *hostNet) Host() *policy.Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.host != nil && time.Since(h.read) < hostNetFresh {
-		return h.host
-	}
-	fresh, err := readHost(h.session)
-	if err == nil {
-		fresh.Synthetic = h.synthetic
-	}
-	if err != nil {
-		if h.host == nil {
+	if h.host == nil || time.Since(h.read) >= hostNetFresh {
+		fresh, err := readHost(h.session)
+		switch {
+		case err == nil:
+			fresh.Synthetic = h.synthetic
+			h.host, h.read = fresh, time.Now()
+		case h.host == nil:
 			h.host = &policy.Host{Session: h.session, Synthetic: h.synthetic}
 		}
+	}
+	if h.nat64 == nil {
 		return h.host
 	}
-	h.host, h.read = fresh, time.Now()
+	if p := h.nat64(); !slices.Equal(p, h.host.NAT64) {
+		with := *h.host // others hold the old one
+		with.NAT64 = p
+		h.host = &with
+	}
 	return h.host
 }
 

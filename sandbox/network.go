@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -88,7 +89,19 @@ func (s *supervisor) startTable(ctx context.Context) error {
 	if err := t.Base(ctx, o); err != nil {
 		return nftRefused(err)
 	}
-	return t.SetNets(ctx, s.snap.Load().NetCells(s.who, s.host.Host()))
+	return nil
+}
+
+// setNets gives the kernel what the rules allow without a name. Where that is
+// IPv6, this network's NAT64 prefixes are learnt first: what is below them is
+// as restricted as the IPv4 address that it leads to.
+func (s *supervisor) setNets(ctx context.Context, snap *policy.Snapshot) error {
+	cells := snap.NetCells(s.who, s.host.Host())
+	if s.info.IPv6 && slices.ContainsFunc(cells, func(c policy.Cell) bool { return c.Prefix.Addr().Is6() }) {
+		s.dns.LearnNAT64(ctx)
+		cells = snap.NetCells(s.who, s.host.Host())
+	}
+	return s.table.SetNets(ctx, cells)
 }
 
 // startAttribution opens what finds the process behind a packet.
@@ -134,6 +147,10 @@ func (s *supervisor) startStack(ctx context.Context) error {
 		Host4: hostService4(s.cfg.Subnet), Host6: hostService6,
 		Hosts: func(name string) []netip.Addr { return s.hosts[name] },
 	})
+	s.host.nat64 = s.dns.NAT64
+	if err := s.setNets(ctx, snap); err != nil { // with what is behind a NAT64
+		return err
+	}
 	s.dialer, err = egress.New(egress.Config{
 		Proxy: s.proxy.url, NoProxy: s.proxy.except,
 		Session: sessionNets(s.cfg.Subnet),

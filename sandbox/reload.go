@@ -84,7 +84,7 @@ func (s *supervisor) reload(ctx context.Context, dryRun bool) (hostapi.Reload, e
 	}
 	// The interval maps are a superset that the flow layer narrows, so their
 	// change may follow the swap.
-	if nerr := s.table.SetNets(ctx, snap.NetCells(s.who, s.host.Host())); err == nil {
+	if nerr := s.setNets(ctx, snap); err == nil {
 		err = nerr
 	}
 	reason := fmt.Sprintf("reloaded: %d rules of %d files, %d flows closed", out.RulesLoaded, out.FilesLoaded, out.FlowsClosed)

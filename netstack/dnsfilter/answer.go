@@ -87,6 +87,9 @@ func (f *Filter) once(ctx context.Context, r *ruleset, a *ask) *result {
 	if d == nil {
 		d, cached, err = f.source(ctx, a)
 	}
+	if over, ok := errors.AsType[*overBudget](err); ok {
+		return f.spent(a, over)
+	}
 	if err != nil {
 		return f.failed(a, err)
 	}
@@ -110,7 +113,15 @@ func (f *Filter) source(ctx context.Context, a *ask) (_ *data, cached bool, err 
 	if d := f.cache.get(k); d != nil {
 		return d, true, nil
 	}
+	if !a.dry {
+		if err := f.budgets.take(a.name); err != nil {
+			return nil, false, err
+		}
+	}
 	d, err := f.up.lookup(ctx, k, func(d *data) { f.cache.put(k, d) })
+	if err != nil || d.rcode != dns.RcodeSuccess {
+		f.budgets.failed(a.name)
+	}
 	return d, false, err
 }
 
@@ -160,6 +171,9 @@ func (f *Filter) addresses(ctx context.Context, r *ruleset, a *ask, facts *polic
 	}
 	var stripped []string
 	b := pin.Binding{Generation: r.generation, Name: a.name, TTL: ttl, Facts: facts, Proxy: a.proxy}
+	if a.qtype == typeAAAA && len(addrs) > 0 && d.server != "" {
+		f.LearnNAT64(ctx)
+	}
 	var open []netip.Addr
 	for _, addr := range addrs {
 		ok, why := f.open(r, a.name, facts, addr)
@@ -266,6 +280,16 @@ func (f *Filter) restricted(a *ask, stripped []string) *result {
 	res := f.deny(a, v)
 	res.rcode, res.soa, res.stripped = dns.RcodeServerFailure, nil, stripped
 	res.edeText = fmt.Sprintf("outcall: restricted address %s", a.id)
+	return res
+}
+
+// spent refuses a question whose domain's budget is used up. It says SERVFAIL:
+// the name may well exist, and can be asked for again in a minute.
+func (f *Filter) spent(a *ask, over *overBudget) *result {
+	f.limits.hit("DNS budget: " + over.Error())
+	res := f.deny(a, structural(over.Error()))
+	res.rcode, res.soa = dns.RcodeServerFailure, nil
+	res.edeText = fmt.Sprintf("outcall: too many questions below %s %s", over.domain, a.id)
 	return res
 }
 

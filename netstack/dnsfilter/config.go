@@ -115,6 +115,8 @@ type Filter struct {
 	recent    *recent
 	synth     *synthetic // nil: names are resolved upstream
 	limits    *limiter
+	budgets   *budgets
+	nat64     nat64
 	stats     counters
 
 	stopped context.Context
@@ -149,6 +151,7 @@ func New(c Config) *Filter {
 		recent:    newRecent(c.Clock),
 		synth:     newSynthetic(c.Synthetic),
 		limits:    &limiter{},
+		budgets:   newBudgets(c.Clock),
 	}
 	f.rules = f.current
 	f.limits.report = f.limitEvent
