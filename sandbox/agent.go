@@ -23,6 +23,8 @@ func (s *supervisor) startAgent(context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.readme.f = s.gate.Readme()
+	s.writeReadme()
 	s.agent = agentapi.New(agentapi.Options{
 		Session: s.who.Session, Backend: agentBackend{s}, Denials: &s.denials, Process: peerProcess,
 	})

@@ -85,7 +85,11 @@ func (s *supervisor) summary() {
 		if d.Count > 1 {
 			line += fmt.Sprintf(" ×%d", d.Count)
 		}
-		line += " · " + policy.Remedy(d.Target, d.Rule, d.Structural)
+		if d.Tool {
+			line += " · to allow it: a rule on run.tool"
+		} else {
+			line += " · " + policy.Remedy(d.Target, d.Rule, d.Structural)
+		}
 		if i == len(sum.Top)-1 && sum.Rest > 0 {
 			line += fmt.Sprintf(" · and %d more: outcall log %s --denied", sum.Rest, s.who.Session)
 		}
@@ -130,6 +134,8 @@ func (s *supervisor) seen(e policy.Event) {
 // target is what an event was about, in a few words.
 func target(e policy.Event) string {
 	switch {
+	case e.Layer == "run" && e.Host == "":
+		return e.Path
 	case e.Query != "":
 		return e.Query + " " + e.RecordType
 	case e.Host != "" && e.Port != 0:

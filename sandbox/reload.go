@@ -93,5 +93,6 @@ func (s *supervisor) reload(ctx context.Context, dryRun bool) (hostapi.Reload, e
 		out.Warnings = append(out.Warnings, reason)
 	}
 	s.audit.Record(s.event("policy", policy.Event{Reason: reason}))
+	s.writeReadme()
 	return out, nil
 }

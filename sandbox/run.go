@@ -85,6 +85,7 @@ type supervisor struct {
 	api      *hostapi.Server
 	agent    *agentapi.Server
 	denials  agentapi.Denials
+	readme   readme
 	counts   counts
 
 	snap      atomic.Pointer[policy.Snapshot]
@@ -387,6 +388,7 @@ func (s *supervisor) end(ctx context.Context) {
 	if s.agent != nil {
 		s.agent.Close()
 	}
+	_ = s.readme.close()
 	if s.gate != nil {
 		_ = s.gate.Close()
 	}

@@ -8,56 +8,72 @@ import (
 	"outcall/shim/ask"
 )
 
-// A task is what a command line asks for: a question, and the command that is
-// run if it is allowed.
-type task struct {
-	*ask.Question
-	argv []string // nil: ask only
-}
-
-// parse reads the command line. dir is the working directory.
-func parse(args []string, dir string) (task, error) {
-	verb, rest := args[0], args[1:]
+// parse reads the command line. An error is a wrong usage.
+func (c *Caller) parse() (action, error) {
+	verb, rest := c.Args[0], c.Args[1:]
 	switch verb {
 	case "fetch":
-		return parseFetch(rest)
+		return c.parseFetch(rest)
 	case "file", "read", "write":
-		return parseFile(verb, rest, dir)
+		return c.parseFile(verb, rest)
 	case "exec":
-		return parseRun(ask.ToolExec, rest, dir)
+		return c.parseRun(ask.ToolExec, rest)
 	case "bash", "sh", "shell":
-		return parseRun(ask.ShellExec, rest, dir)
+		return c.parseRun(ask.ShellExec, rest)
+	case "why", "request", "status", "policy":
+		return c.parseTell(verb, rest)
 	}
 	if strings.HasPrefix(verb, "-") && verb != "--" {
-		return task{}, fmt.Errorf("unknown option %s", verb)
+		return nil, fmt.Errorf("unknown option %s", verb)
 	}
-	return parseRun(ask.ToolExec, args, dir)
+	return c.parseRun(ask.ToolExec, c.Args)
 }
 
-func parseFetch(args []string) (task, error) {
+func (c *Caller) parseFetch(args []string) (action, error) {
 	if len(args) < 1 || len(args) > 2 || len(args) == 2 && args[1] == "" {
-		return task{}, errors.New("fetch wants URL [METHOD]")
+		return nil, errors.New("fetch wants URL [METHOD]")
 	}
 	q, err := ask.Fetch(args[0], strings.Join(args[1:], ""))
-	return task{Question: q}, err
+	return c.ask(q, nil), err
 }
 
-func parseFile(verb string, args []string, dir string) (task, error) {
+func (c *Caller) parseFile(verb string, args []string) (action, error) {
 	if len(args) != 1 {
-		return task{}, fmt.Errorf("%s wants one PATH", verb)
+		return nil, fmt.Errorf("%s wants one PATH", verb)
 	}
 	mode := "read"
 	if verb == "write" {
 		mode = "write"
 	}
-	q, err := ask.File(mode, args[0], dir)
-	return task{Question: q}, err
+	q, err := ask.File(mode, args[0], c.Dir)
+	return c.ask(q, nil), err
 }
 
-func parseRun(action string, argv []string, dir string) (task, error) {
+func (c *Caller) parseRun(action string, argv []string) (action, error) {
 	if len(argv) > 0 && argv[0] == "--" {
 		argv = argv[1:]
 	}
-	q, err := ask.Run(action, argv, dir)
-	return task{Question: q, argv: argv}, err
+	q, err := ask.Run(action, argv, c.Dir)
+	return c.ask(q, argv), err
+}
+
+func (c *Caller) parseTell(verb string, args []string) (action, error) {
+	arg := ""
+	switch {
+	case len(args) > 1, len(args) == 1 && args[0] == "", verb == "policy" && len(args) > 0:
+		return nil, fmt.Errorf("%s: too many words", verb)
+	case len(args) == 1:
+		arg = args[0]
+	case verb == "request":
+		return nil, errors.New("request wants FILE, or - for standard input")
+	}
+	switch verb {
+	case "why":
+		return c.why(arg), nil
+	case "request":
+		return c.request(arg), nil
+	case "policy":
+		return c.policy, nil
+	}
+	return c.status(arg), nil
 }

@@ -10,10 +10,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"outcall/policy/escape"
 	"outcall/shim/ask"
+	"outcall/shim/child"
 )
+
+// beat is how often a running command's session is looked at.
+const beat = 10 * time.Second
 
 // A Caller is the process that asks.
 type Caller struct {
@@ -21,9 +26,10 @@ type Caller struct {
 	Env            []string
 	Dir            string
 	Version        string
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Exec replaces the process; it returns only on failure.
-	Exec func(path string, argv, env []string) error
+	// Run runs a command that was allowed; child.Run does.
+	Run func(child.Command) (code int, err error)
 }
 
 const usage = `Usage:
@@ -33,16 +39,20 @@ const usage = `Usage:
   outcall-agent fetch URL [METHOD]    ask only
   outcall-agent file|read PATH        ask only
   outcall-agent write PATH            ask only
+  outcall-agent why [ID]              explain a denial, or the latest one
+  outcall-agent request FILE          propose a rule file to the operator (- is standard input)
+  outcall-agent status [REQUEST]      the session, or how a proposal stands
+  outcall-agent policy                what is reachable, as /run/outcall/README.md
 
-Exit code: the command's own; 0 allowed, 1 denied, 5 no verdict could be had
-and nothing was run, 2 wrong usage, 126 not executable, 127 not found.
+Exit code: the command's own, or 128+n if signal n ended it; 0 allowed, 1 denied,
+5 no verdict could be had and nothing was run (or the session ended and the
+command was killed), 2 wrong usage, 126 not executable, 127 not found.
 
 Environment: OUTCALL_AGENT_SOCK (default /run/outcall/agent.sock),
 OUTCALL_TIMEOUT_SECS (1 to 300, default 30).
 `
 
-// Main is the program. It returns the exit code, unless the verdict is to run
-// a command: then c.Exec replaces the process.
+// Main is the program. It returns the exit code.
 func Main(ctx context.Context, c Caller) int {
 	if len(c.Args) == 0 {
 		io.WriteString(c.Stderr, usage)
@@ -57,7 +67,7 @@ func Main(ctx context.Context, c Caller) int {
 		io.WriteString(c.Stdout, usage)
 		return 0
 	}
-	q, err := parse(c.Args, c.Dir)
+	act, err := c.parse()
 	if err != nil {
 		c.say("%v", err)
 		io.WriteString(c.Stderr, usage)
@@ -65,24 +75,36 @@ func Main(ctx context.Context, c Caller) int {
 	}
 	client, timeout, err := ask.FromEnv(c.Env)
 	if err != nil {
-		c.say("%v; nothing was run", err)
-		return exitNoVerdict
+		return c.noVerdict(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	v, err := client.Check(ctx, q.Question)
-	if err != nil {
-		c.say("no verdict: %v; nothing was run", err)
-		return exitNoVerdict
+	return act(ctx, client)
+}
+
+// An action is what a command line asks for.
+type action func(context.Context, ask.Client) (code int)
+
+func (c *Caller) noVerdict(err error) int {
+	c.say("no verdict: %v; nothing was run", err)
+	return exitNoVerdict
+}
+
+// ask asks one question, and runs a command if that is allowed.
+func (c *Caller) ask(q *ask.Question, argv []string) action {
+	return func(ctx context.Context, client ask.Client) int {
+		v, err := client.Check(ctx, q)
+		switch {
+		case err != nil:
+			return c.noVerdict(err)
+		case !v.Allowed:
+			c.say("denied by %s: %s", v.Rule, v.Reason)
+			return exitDenied
+		case argv == nil:
+			return exitAllowed
+		}
+		return c.run(client, argv)
 	}
-	if !v.Allowed {
-		c.say("denied by %s: %s", v.Rule, v.Reason)
-		return exitDenied
-	}
-	if q.argv == nil {
-		return exitAllowed
-	}
-	return c.run(q.argv)
 }
 
 // say writes one line; texts in it came over the socket or the command line.
@@ -90,15 +112,24 @@ func (c *Caller) say(format string, args ...any) {
 	fmt.Fprintln(c.Stderr, "outcall-agent: "+escape.Text(fmt.Sprintf(format, args...)))
 }
 
-// run becomes the command.
-func (c *Caller) run(argv []string) int {
+// run runs the command while its session lives.
+func (c *Caller) run(client ask.Client, argv []string) int {
 	path, err := c.find(argv[0])
+	code := exitAllowed
 	if err == nil {
-		err = c.Exec(path, argv, c.Env)
+		code, err = c.Run(child.Command{Path: path, Argv: argv, Env: c.Env, Beat: beat, Alive: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, beat)
+			defer cancel()
+			return client.Ping(ctx)
+		}})
+	}
+	if lost, ok := errors.AsType[*child.Lost](err); ok {
+		c.say("the session has ended: %v; the command was killed", lost)
+		return exitNoVerdict
 	}
 	switch {
 	case err == nil:
-		return exitAllowed
+		return code
 	case errors.Is(err, fs.ErrNotExist):
 		c.say("%s: not found", argv[0])
 		return exitNotFound

@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"outcall/shim/ask"
+	"outcall/shim/child"
 )
 
 const token = "tok-0123456789abcdef0123456789abcdef"
@@ -82,12 +85,12 @@ func run(t *testing.T, socket string, env []string, args ...string) (code int, r
 	code = Main(t.Context(), Caller{
 		Args: args, Env: append([]string{"PATH=/nonexistent:/usr/bin:/bin", "OUTCALL_AGENT_SOCK=" + socket}, env...), Dir: "/work", Version: "v1",
 		Stdout: &out, Stderr: &errOut,
-		Exec: func(path string, argv, env []string) error {
-			if err := syscall.Access(path, 1); err != nil { // X_OK: what execve would say
-				return err
+		Run: func(c child.Command) (int, error) {
+			if err := syscall.Access(c.Path, 1); err != nil { // X_OK: what execve would say
+				return 0, err
 			}
-			ran = append([]string{path}, argv...)
-			return nil
+			ran = append([]string{c.Path}, c.Argv...)
+			return 0, nil
 		},
 	})
 	return code, ran, out.String(), errOut.String()
@@ -288,8 +291,8 @@ func TestNotRunnable(t *testing.T) {
 	if code, _, _, _ := run(t, sock, []string{"PATH=" + dir}, "f"); code != 126 {
 		t.Errorf("found in PATH and not executable: %d", code)
 	}
-	c := Caller{Stderr: io.Discard, Env: []string{"PATH=/usr/bin:/bin"}, Exec: func(string, []string, []string) error { return syscall.ENOEXEC }}
-	if code := c.run([]string{"true"}); code != 126 {
+	c := Caller{Stderr: io.Discard, Env: []string{"PATH=/usr/bin:/bin"}, Run: func(child.Command) (int, error) { return 0, syscall.ENOEXEC }}
+	if code := c.run(ask.Client{}, []string{"true"}); code != 126 {
 		t.Errorf("ENOEXEC: %d", code)
 	}
 }
@@ -307,7 +310,7 @@ func TestProgram(t *testing.T) {
 		t.Errorf("size %d, %v; the limit is 6 MiB", fi.Size(), err)
 	}
 	sock := serveAgent(t, &agentAPI{verdict: allow})
-	for script, want := range map[string]int{"exit 42": 42, "exit 5": 5, "kill -TERM $$": -1} {
+	for script, want := range map[string]int{"exit 42": 42, "exit 5": 5, "kill -TERM $$": 128 + 15} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		cmd := exec.CommandContext(ctx, bin, "exec", "sh", "-c", script)
 		cmd.Env = append(os.Environ(), "OUTCALL_AGENT_SOCK="+sock)

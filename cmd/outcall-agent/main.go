@@ -5,9 +5,9 @@ package main
 import (
 	"context"
 	"os"
-	"syscall"
 
 	"outcall/shim"
+	"outcall/shim/child"
 )
 
 // version is set by the linker.
@@ -20,6 +20,6 @@ func main() {
 	}
 	os.Exit(shim.Main(context.Background(), shim.Caller{
 		Args: os.Args[1:], Env: os.Environ(), Dir: dir, Version: version,
-		Stdout: os.Stdout, Stderr: os.Stderr, Exec: syscall.Exec,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Run: child.Run,
 	}))
 }

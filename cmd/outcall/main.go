@@ -10,12 +10,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"outcall/sandbox/gate"
 	"outcall/sandbox/session"
 	"outcall/sandbox/term"
 	"outcall/shim"
+	"outcall/shim/child"
 )
 
 // version is set by the linker.
@@ -59,6 +59,6 @@ func agent() int {
 	}
 	return shim.Main(context.Background(), shim.Caller{
 		Args: os.Args[1:], Env: os.Environ(), Dir: dir, Version: version,
-		Stdout: os.Stdout, Stderr: os.Stderr, Exec: syscall.Exec,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Run: child.Run,
 	})
 }

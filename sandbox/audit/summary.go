@@ -27,6 +27,7 @@ type Denial struct {
 	Count   uint64
 
 	Structural bool // no rule opens it
+	Tool       bool // a command or file that the agent asked about, nothing on the wire
 }
 
 // A Summary says what a session denied.
@@ -65,7 +66,7 @@ func (s *summary) add(e *policy.Event) {
 		if len(s.kinds) >= maxKinds {
 			s.shrink()
 		}
-		d = &Denial{Verdict: k.verdict, Layer: k.layer, Target: k.target, Rule: k.rule, Reason: e.Reason, ID: e.ID, Structural: e.Structural}
+		d = &Denial{Verdict: k.verdict, Layer: k.layer, Target: k.target, Rule: k.rule, Reason: e.Reason, ID: e.ID, Structural: e.Structural, Tool: e.Layer == "run" && e.Host == ""}
 		s.kinds[k] = d
 	}
 	d.Count += n
@@ -107,6 +108,9 @@ func (s *summary) summary() Summary {
 // target names what an event was about.
 func target(e *policy.Event) string {
 	name := cmp.Or(e.Query, e.Host, e.SNI, e.IP)
+	if e.Layer == "run" && name == "" {
+		return e.Path
+	}
 	if e.Layer == "dns" || e.Port == 0 {
 		return name
 	}

@@ -341,7 +341,7 @@ func TestSummary(t *testing.T) {
 		t.Errorf("%d kinds, at most %d", len(s.kinds), maxKinds)
 	}
 	got := s.summary()
-	want := Denial{"would_deny", "flow", "[2001:db8::1]:22", "r", "why", "d-7", 10 * maxKinds, false}
+	want := Denial{"would_deny", "flow", "[2001:db8::1]:22", "r", "why", "d-7", 10 * maxKinds, false, false}
 	if len(got.Top) != TopDenials || got.Top[0] != want || got.Total != 20*maxKinds || got.Rest != got.Total-want.Count-TopDenials+1 {
 		t.Errorf("%+v", got)
 	}

@@ -70,6 +70,7 @@ type Client struct {
 	c        *conn
 	route    *os.File // rtnetlink in the gateway netns, opened before the agent runs
 	listener *os.File
+	readme   *os.File
 	tap      *os.File // nil with a packet socket
 	info     Info
 	keeper   *keeperProcess
@@ -108,6 +109,16 @@ func (c *Client) AgentListener() *os.File {
 	l := c.listener
 	c.listener = nil
 	return l
+}
+
+// Readme is the agent's /run/outcall/README.md, open for writing, which nobody
+// inside can. The first call owns it; later ones get nil.
+func (c *Client) Readme() *os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.readme
+	c.readme = nil
+	return f
 }
 
 // Tap is the netstack's end of the tap device where Info.Tap says so: one frame
@@ -200,12 +211,12 @@ func (c *Client) Close() error {
 	defer c.routeMu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range []*os.File{c.route, c.listener, c.tap} {
+	for _, f := range []*os.File{c.route, c.listener, c.readme, c.tap} {
 		if f != nil {
 			f.Close()
 		}
 	}
-	c.route, c.listener, c.tap = nil, nil, nil
+	c.route, c.listener, c.readme, c.tap = nil, nil, nil, nil
 	return err
 }
 

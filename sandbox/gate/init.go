@@ -39,12 +39,13 @@ func makeView(c *conn, spec view.Spec) error {
 	if err := view.Apply(spec); err != nil {
 		return err
 	}
-	l, err := view.AgentListener()
+	listener, readme, err := view.AgentFiles()
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	if err := c.send(&message{Op: opView}, int(l.Fd())); err != nil {
+	defer listener.Close()
+	defer readme.Close()
+	if err := c.send(&message{Op: opView}, int(listener.Fd()), int(readme.Fd())); err != nil {
 		return err
 	}
 	return insideNull()

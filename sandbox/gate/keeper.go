@@ -67,14 +67,13 @@ func keeperMain(c *conn) int {
 		return 1 // the supervisor is gone, or no supervisor
 	}
 	k.o = cfg.Options
-	listener, err := k.setUp()
+	made, err := k.setUp()
 	if err != nil {
 		_ = c.send(&message{Op: opStarted, Err: stageErr(StageInit, "", err)})
 		k.stop()
 		return 1
 	}
 	defer k.stop()
-	made := []int{listener}
 	if k.info.Tap {
 		made = append(made, k.tap)
 	}
@@ -101,37 +100,38 @@ func endInOrder(c *conn) {
 }
 
 // setUp makes everything, in the order in which each part needs the one
-// before it, and returns the agent API's listening socket.
-func (k *keeper) setUp() (listener int, err error) {
+// before it, and returns what view.AgentFiles made.
+func (k *keeper) setUp() (files []int, err error) {
 	if err := k.limits(); err != nil {
-		return -1, err
+		return nil, err
 	}
 	if k.outer, err = openAt(unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY); err != nil {
-		return -1, stageErr(StageInit, "open /proc", err)
+		return nil, stageErr(StageInit, "open /proc", err)
 	}
 	// The first use of a capability: a security module that grants user
 	// namespaces without their powers shows here.
 	k.agent = newNSThread()
 	if err := k.step(StageNetNS, "the agent's", k.agent.unshare); err != nil {
-		return -1, err
+		return nil, err
 	}
 	k.nets = newNSThread()
 	if err := k.step(StageNetNS, "the agent's", func() error { return k.nets.join(k.agent.netNS) }); err != nil {
-		return -1, err
+		return nil, err
 	}
 	if err := k.startInit(); err != nil {
-		return -1, err
+		return nil, err
 	}
 	// Meanwhile init makes the view.
 	linked, err := k.networkEarly()
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
-	if listener, err = k.awaitView(); err != nil {
-		return -1, err
+	// The agent API's socket and the README.md come with the word.
+	if files, err = k.fromInit(opView, agentFiles); err != nil {
+		return nil, err
 	}
 	if err := k.step(StageEnter, "the agent's namespaces", k.enter); err != nil {
-		return listener, err
+		return files, err
 	}
 	if !linked {
 		err = k.network()
@@ -140,17 +140,17 @@ func (k *keeper) setUp() (listener int, err error) {
 		err = k.awaitPid1()
 	}
 	if err != nil {
-		return listener, err
+		return files, err
 	}
 	k.noCgroupNamespaces()
 	k.info.KeeperPID = os.Getpid()
 	k.info.InitPID = k.init.pid
 	rs, err := ownMap("uid_map")
 	if err != nil {
-		return listener, stageErr(StageUserNS, "", err)
+		return files, stageErr(StageUserNS, "", err)
 	}
 	k.info.Subordinate = k.o.IDs.Root && (len(rs) > 1 || rs[0].Size > 1)
-	return listener, nil
+	return files, nil
 }
 
 // step runs one stage under its name.
@@ -213,16 +213,6 @@ func (k *keeper) startInit() error {
 		return stageErr(StageInit, "", err)
 	}
 	return nil
-}
-
-// awaitView waits until every mount stands; the agent API's listening socket
-// comes with the word.
-func (k *keeper) awaitView() (listener int, err error) {
-	fds, err := k.fromInit(opView, 1)
-	if err != nil {
-		return -1, err
-	}
-	return fds[0], nil
 }
 
 // awaitPid1 waits until init has started anew, without powers.

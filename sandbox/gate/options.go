@@ -149,12 +149,15 @@ type Info struct {
 	Notes        []string   // what could be had only in part; for the banner
 }
 
-// descriptors is how many come with it: agent.sock, and a tap if there is one.
+// agentFiles is how many view.AgentFiles makes.
+const agentFiles = 2
+
+// descriptors is how many come with it: those, and a tap if there is one.
 func (i *Info) descriptors() int {
 	if i.Tap {
-		return 2
+		return agentFiles + 1
 	}
-	return 1
+	return agentFiles
 }
 
 // config is the document that the gatekeeper starts with.

@@ -94,8 +94,9 @@ func (c *Client) begin(ctx context.Context, o Options) error {
 	}
 	c.info = *m.Info
 	c.listener = os.NewFile(uintptr(fds[0]), "agent.sock")
+	c.readme = os.NewFile(uintptr(fds[1]), "README.md")
 	if c.info.Tap {
-		c.tap = os.NewFile(uintptr(fds[1]), tunDevice)
+		c.tap = os.NewFile(uintptr(fds[agentFiles]), tunDevice)
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ const (
 	opConfig  = "config"  // a document for a stage
 	opMapped  = "mapped"  // the ids of a waiting stage are mapped
 	opReady   = "ready"   // a stage has done its work, or Err
-	opView    = "view"    // init: the view stands; the agent's listener comes along
+	opView    = "view"    // init: the view stands; the agent's listener and README.md come along
 	opExit    = "exit"    // a process has ended
 	opStop    = "stop"    // a process with a terminal was stopped
 )

@@ -20,7 +20,7 @@
 //	hidden paths     an empty directory stands in their place
 //	sockets          each path socket that a host process has bound is covered
 //	resolv.conf      /etc/resolv.conf and /etc/hosts are the session's
-//	/run/outcall     read-only: bin/outcall, bin/outcall-agent, agent.sock
+//	/run/outcall     read-only: bin/outcall, bin/outcall-agent, agent.sock, README.md
 //
 // Nothing is ever created in the user's tree to serve as a mount point.
 package view

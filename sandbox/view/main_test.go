@@ -124,11 +124,15 @@ func stageApply() int {
 		return say(err)
 	}
 	if doc.R.Listen {
-		f, err := AgentListener()
+		l, f, err := AgentFiles()
 		if err != nil {
 			return say(err)
 		}
+		defer l.Close()
 		defer f.Close()
+		if _, err := f.WriteString("written from outside\n"); err != nil {
+			return say(err)
+		}
 	}
 	id := doc.R.Opt.UID
 	if doc.R.Caps {

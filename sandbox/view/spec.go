@@ -73,6 +73,10 @@ const (
 	BinDir = RunDir + "/bin"
 	// AgentSocket is where the agent API listens.
 	AgentSocket = RunDir + "/agent.sock"
+	// Readme tells the agent what is reachable; the supervisor writes it.
+	Readme = RunDir + "/README.md"
+	// voidDir is an empty directory that stands in the place of hidden ones.
+	voidDir = RunDir + "/void"
 	// PrivateHome is the home of an agent whose user has none it can enter.
 	PrivateHome = "/tmp/home"
 )

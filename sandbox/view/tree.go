@@ -157,7 +157,7 @@ func (a *applier) outcall() error {
 	if err := a.programs(exe); err != nil {
 		return err
 	}
-	if err := os.Mkdir(RunDir+"/void", 0o555); err != nil {
+	if err := os.Mkdir(voidDir, 0o555); err != nil {
 		return err
 	}
 	for name, text := range map[string]string{"empty": "", "resolv.conf": a.s.Resolv, "hosts": a.s.Hosts} {

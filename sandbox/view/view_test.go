@@ -275,6 +275,20 @@ func TestListener(t *testing.T) {
 	}
 }
 
+// TestReadme: the descriptor writes what nobody inside can, not even root with
+// all capabilities.
+func TestReadme(t *testing.T) {
+	u := newTester(t)
+	for _, caps := range []bool{false, true} {
+		out := u.ok(request{Opt: u.options(), Listen: true, Caps: caps, Script: "stat -c '%F %a' " + Readme + "; cat " + Readme + "; ls -A /run/outcall/void | wc -l; " +
+			"for f in " + Readme + "; do echo x >> $f; chmod 666 $f; rm -f $f; mv $f /tmp; mount -o remount,rw,bind /run/outcall; done 2>&1; cat " + Readme})
+		want(t, out, "regular file 444", "written from outside", "0")
+		if strings.Count(out, "written from outside") != 2 || strings.Contains(out, "\nx\n") {
+			t.Error(out)
+		}
+	}
+}
+
 func TestTooManySockets(t *testing.T) {
 	p := &planner{}
 	for i := range maxSockets + 1 {

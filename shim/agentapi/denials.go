@@ -56,14 +56,14 @@ func (s *Server) listDenials(r *http.Request) (int, any, *failure) {
 // remedied adds what would help. That is for people: a denial whose rule is
 // not found in time is told without it.
 func (s *Server) remedied(ctx context.Context, events []policy.Event) []denialBody {
-	ctx, cancel := context.WithTimeout(ctx, EvalTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.o.evalTimeout)
 	defer cancel()
 	out := make([]denialBody, len(events))
 	for i := len(events) - 1; i >= 0; i-- {
 		e := events[i]
 		out[i] = denialBody{ID: e.ID, Time: e.Time, Layer: e.Layer, Target: policy.Cut(Target(e), 512), Rule: e.Rule, Reason: e.Reason}
 		type mend struct{ rule, advice string }
-		m, why := evaluate(ctx, s.remedies, func(ctx context.Context) mend {
+		m, why := evaluate(ctx, s.o.evalTimeout, s.remedies, func(ctx context.Context) mend {
 			rule, advice := s.o.Backend.Remedy(ctx, e)
 			return mend{rule, advice}
 		})

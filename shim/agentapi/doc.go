@@ -7,6 +7,7 @@
 //	POST /v1/requests/rules        a rule file   → kept for the operator
 //	GET  /v1/requests/rules/{id}                 → its state
 //	GET  /v1/denials?since=TIME|?id=ID           → the latest denials, each with its mend
+//	GET  /v1/policy                              → what is reachable, as a text
 //
 // One listener is one session: whoever can connect is the agent, so there is
 // no identity in a request, and nothing of other sessions or of the host's

@@ -20,8 +20,8 @@ const (
 
 // evaluate calls f on a goroutine that holds a permit. why is "" where f
 // returned.
-func evaluate[T any](ctx context.Context, permits chan struct{}, f func(context.Context) T) (out T, why string) {
-	ctx, cancel := context.WithTimeout(ctx, EvalTimeout)
+func evaluate[T any](ctx context.Context, limit time.Duration, permits chan struct{}, f func(context.Context) T) (out T, why string) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	select {
 	case permits <- struct{}{}:

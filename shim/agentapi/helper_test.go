@@ -24,6 +24,7 @@ type fake struct {
 	asked    []*Question
 	recorded []Verdict
 	proposed []Request
+	limited  int
 	block    chan struct{} // the tool "hang" waits for it
 }
 
@@ -65,6 +66,14 @@ func (f *fake) Validate(_ context.Context, file string) error {
 		return errors.New("rule_file:3: CEL parse error")
 	}
 	return nil
+}
+
+func (f *fake) Policy(context.Context) string { return "what is reachable" }
+
+func (f *fake) Limited() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.limited++
 }
 
 func (f *fake) Proposed(r Request) {

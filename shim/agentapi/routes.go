@@ -44,6 +44,8 @@ func (s *Server) route(r *http.Request) (handle func(*http.Request) (int, any, *
 		handle, allow = s.propose, http.MethodPost
 	case path == "/v1/denials":
 		handle, allow = s.listDenials, http.MethodGet
+	case path == "/v1/policy":
+		handle, allow = s.policy, http.MethodGet
 	case validID(strings.TrimPrefix(path, requestsPath+"/"), "rr-", 12):
 		handle, allow = s.request, http.MethodGet
 	}
@@ -160,8 +162,10 @@ func validID(s, prefix string, n int) bool {
 	return ok && len(hex) == n && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
+// limit counts a call. One too many is an attempt, too: the backend sums them.
 func (s *Server) limit(w *window) *failure {
 	if wait := w.take(s.o.Now()); wait > 0 {
+		s.o.Backend.Limited()
 		f := fail(http.StatusTooManyRequests, "rate limit exceeded for session %s", s.o.Session)
 		f.retry = wait
 		return f
@@ -192,7 +196,7 @@ func (s *Server) check(r *http.Request) (int, any, *failure) {
 	if pid, _ := r.Context().Value(pidKey{}).(int); pid > 0 && s.o.Process != nil {
 		q.Process = s.o.Process(pid)
 	}
-	v, why := evaluate(r.Context(), s.permits, func(ctx context.Context) Verdict { return s.o.Backend.Judge(ctx, q) })
+	v, why := evaluate(r.Context(), s.o.evalTimeout, s.permits, func(ctx context.Context) Verdict { return s.o.Backend.Judge(ctx, q) })
 	if why != "" {
 		v = Verdict{Reason: why, Structural: true}
 	}
@@ -218,6 +222,21 @@ func answer(q *Question, v Verdict) verdictBody {
 		out.Reason = &reason
 	}
 	return out
+}
+
+// policy tells what is reachable.
+func (s *Server) policy(r *http.Request) (int, any, *failure) {
+	if f := s.authorized(r); f != nil {
+		return 0, nil, f
+	}
+	if f := s.limit(s.denials); f != nil {
+		return 0, nil, f
+	}
+	text, why := evaluate(r.Context(), s.o.evalTimeout, s.remedies, func(ctx context.Context) string { return s.o.Backend.Policy(ctx) })
+	if why != "" {
+		return 0, nil, fail(http.StatusServiceUnavailable, "%s", why)
+	}
+	return http.StatusOK, map[string]string{"text": text}, nil
 }
 
 type requestBody struct {
@@ -261,7 +280,7 @@ func (s *Server) propose(r *http.Request) (int, any, *failure) {
 	case ok:
 		return http.StatusCreated, bodyOf(old), nil
 	}
-	err, why := evaluate(r.Context(), s.permits, func(ctx context.Context) error { return s.o.Backend.Validate(ctx, in.File) })
+	err, why := evaluate(r.Context(), s.o.evalTimeout, s.permits, func(ctx context.Context) error { return s.o.Backend.Validate(ctx, in.File) })
 	if why != "" {
 		return 0, nil, fail(http.StatusServiceUnavailable, "%s", why)
 	}

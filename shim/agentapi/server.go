@@ -41,6 +41,10 @@ type Backend interface {
 	Remedy(ctx context.Context, e policy.Event) (rule, advice string)
 	// Validate checks a proposed rule file; the error is told to the agent.
 	Validate(ctx context.Context, file string) error
+	// Policy is the text about what is reachable.
+	Policy(ctx context.Context) string
+	// Limited is told of each call that a rate limit refused; it must not block.
+	Limited()
 	// Proposed is told of each rule file that was kept.
 	Proposed(r Request)
 }
@@ -57,6 +61,8 @@ type Options struct {
 	Random io.Reader
 	// Now is the clock of the rate limits; nil is the system's.
 	Now func() time.Time
+
+	evalTimeout, headerTimeout time.Duration // 0 is EvalTimeout, headerTimeout; shorter for tests
 }
 
 // A Server serves the API of one session.
@@ -80,6 +86,12 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.evalTimeout == 0 {
+		o.evalTimeout = EvalTimeout
+	}
+	if o.headerTimeout == 0 {
+		o.headerTimeout = headerTimeout
+	}
 	s := &Server{
 		o:       o,
 		checks:  newWindow(CheckCount, CheckWindow),
@@ -89,7 +101,7 @@ func New(o Options) *Server {
 	}
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		ReadHeaderTimeout: o.headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, pidKey{}, peerPID(c))

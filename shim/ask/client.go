@@ -139,6 +139,28 @@ func (r Request) valid(err error) error {
 	return err
 }
 
+// Session returns the session's name.
+func (c Client) Session(ctx context.Context) (string, error) {
+	var out struct {
+		Name string `json:"container_id"`
+	}
+	err := c.send(ctx, request{method: "POST", path: "/v1/checkin"}, 200, struct{}{}, &out)
+	return out.Name, err
+}
+
+// Policy returns what is reachable, as a text for whoever stands inside: the
+// one that /run/outcall/README.md holds.
+func (c Client) Policy(ctx context.Context) (string, error) {
+	var out struct {
+		Text string `json:"text"`
+	}
+	err := c.call(ctx, "GET", "/v1/policy", 200, nil, &out)
+	if err == nil && out.Text == "" {
+		return "", errors.New("malformed answer: no policy in it")
+	}
+	return out.Text, err
+}
+
 // Ping tells whether the session is still there: whether its socket takes a
 // connection.
 func (c Client) Ping(ctx context.Context) error {
@@ -208,19 +230,37 @@ func (c Client) send(ctx context.Context, r request, want int, in, out any) erro
 	return nil
 }
 
+// dial connects, waiting while the socket's queue is full: many may ask at
+// once, and a full queue (EAGAIN) is no sign of anything broken.
 func (c Client) dial(ctx context.Context) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Socket)
-	if err != nil {
+	wait := firstWait
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Socket)
+		if err == nil {
+			if d, ok := ctx.Deadline(); ok {
+				_ = conn.SetDeadline(d) // the context closes it in any case
+			}
+			return conn, nil
+		}
 		if ctx.Err() != nil {
 			return nil, errors.New("time-out")
 		}
-		return nil, fmt.Errorf("outcall is unreachable (%s: %w)", c.Socket, plain(err))
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, fmt.Errorf("outcall is unreachable (%s: %w)", c.Socket, plain(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, lastWait)
 	}
-	if d, ok := ctx.Deadline(); ok {
-		_ = conn.SetDeadline(d) // the context closes it in any case
-	}
-	return conn, nil
 }
+
+// How long to wait for room in the queue, at first and at most.
+const (
+	firstWait = 2 * time.Millisecond
+	lastWait  = 64 * time.Millisecond
+)
 
 // plain is the kernel's answer without the operations that led to it.
 func plain(err error) error {
