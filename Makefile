@@ -12,7 +12,7 @@ UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 # program:Debian package, for all that the tests start
 NEEDS := curl:curl nft:nftables tmux:tmux vim:vim less:less git:git python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
 
-.PHONY: help build test unit integration users platform clients race lint bench microbench fuzz repro deps clean
+.PHONY: help build test unit integration users platform clients race lint bench microbench property fuzz repro deps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: ## the whole program against bwrap, slirp4netns and no sandbox, as ratios
 
 microbench: ## the benchmarks of the packages
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $(UNIT)
+
+property: ## the property tests of policy and of explain against the handlers at their full size, with nothing else running
+	FULL=1 CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 60m -run 'TestProperty|TestC9' ./policy ./netstack
 
 fuzz: ## every fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list $(UNIT)); do \

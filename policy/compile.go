@@ -23,6 +23,8 @@ type compiled struct {
 	texts   []textUse
 	needs   []FieldSet // of each part of the top-level ||: fields that must be known for it to be true
 	strings []string   // string constants, for what a rule must name in so many words
+	keys    []string   // of http.headers that are asked for
+	doubts  []doubt
 }
 
 // textUse says that a text field is compared with a constant.
@@ -104,7 +106,7 @@ func check(env *cel.Env, text string) (*cel.Ast, []finding) {
 	if iss.Err() != nil {
 		return nil, celFindings(iss, text)
 	}
-	bad := undefined(parsed.NativeRep(), text)
+	bad := append(undefined(parsed.NativeRep(), text), hiding(parsed.NativeRep(), text)...)
 	checked, iss := env.Check(parsed)
 	if iss.Err() != nil {
 		for _, f := range celFindings(iss, text) {

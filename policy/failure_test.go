@@ -7,7 +7,7 @@ import (
 
 // What cannot be evaluated is told, whatever the word is: an allow does not
 // match by it, a block does (C5, C6).
-func TestFailureIsTold(t *testing.T) {
+func TestC5FailureIsTold(t *testing.T) {
 	const bomb = `http.path.split("").all(a, http.path.split("").all(b, http.path.split("").all(c, a == b || b == c || a == c)))`
 	long := HTTP{Host: "a.test", Method: "GET", Path: "/" + strings.Repeat("x", 60_000), Headers: map[string]string{}}
 	short := HTTP{Host: "a.test", Method: "GET", Path: "/x", Headers: map[string]string{}}

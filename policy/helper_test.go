@@ -2,9 +2,23 @@ package policy
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 )
+
+// size is how many cases a property test takes: all with FULL=1 (make
+// property), which is minutes on a machine with nothing else to do; a part of
+// them otherwise.
+func size(t testing.TB, all int) int {
+	switch {
+	case os.Getenv("FULL") == "1":
+		return all
+	case testing.Short():
+		return all / 50
+	}
+	return all / 10
+}
 
 // mustLoad compiles one operator's file.
 func mustLoad(t testing.TB, yaml string) *Snapshot {

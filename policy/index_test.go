@@ -104,10 +104,7 @@ func ruleLines(rules []*Rule) string {
 func TestPropertyIndex(t *testing.T) {
 	const seed = 20261124
 	r := rand.New(rand.NewPCG(seed, 2))
-	pairs, sets := 0, 1_000_000
-	if testing.Short() {
-		sets = 20_000
-	}
+	pairs, sets := 0, size(t, 1_000_000)
 	var pools [][]*Rule
 	for pairs < sets {
 		if pairs%100_000 == 0 {

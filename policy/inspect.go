@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"fmt"
+	"strings"
+
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/overloads"
@@ -14,18 +17,34 @@ func inspect(a *ast.AST, text string) (*compiled, []finding) {
 	c := &compiled{}
 	var bad []finding
 	described := map[int64]bool{} // uses of ip and port that an atom describes
+	asked := map[string]bool{}    // headers that are asked whether they are there
 	visit(a.Expr(), func(e ast.Expr) {
+		if k, ok := guardOf(e); ok {
+			asked[k] = true
+		}
 		switch e.Kind() {
+		case ast.SelectKind:
+			if s := e.AsSelect(); !s.IsTestOnly() {
+				if x, ok := fieldOf(s.Operand()); ok && x == HTTPHeaders {
+					c.keys = append(c.keys, s.FieldName())
+				}
+			}
 		case ast.LiteralKind:
 			if s, ok := e.AsLiteral().(types.String); ok {
 				c.strings = append(c.strings, string(s))
 			}
 		case ast.CallKind:
-			if msg := c.atom(e.AsCall(), described); msg != "" {
+			c.doubtful(e.AsCall())
+			msg := c.atom(e.AsCall(), described)
+			if msg == "" {
+				msg = mixed(a, e.AsCall())
+			}
+			if msg != "" {
 				bad = append(bad, finding{exprOffset(a, e, text), msg})
 			}
 		}
 	})
+	c.unguarded(asked)
 	visit(a.Expr(), func(e ast.Expr) {
 		x, ok := fieldOf(e)
 		if !ok {
@@ -71,9 +90,43 @@ func (c *compiled) atom(call ast.CallExpr, described map[int64]bool) (bad string
 		c.network(call, described)
 	case "domain":
 		c.note(args[0], args[1], true)
+		return badDomain(args[0], args[1])
 	case overloads.EndsWith:
 		if call.IsMemberFunction() {
 			c.note(call.Target(), args[0], true)
+		}
+	}
+	return ""
+}
+
+// badDomain says what is wrong with domain(name, apex).
+func badDomain(name, apex ast.Expr) string {
+	if name.Kind() == ast.LiteralKind {
+		return `domain() takes the field first: domain(dns.query, "example.com")`
+	}
+	if v, ok := literal[types.String](apex); ok && strings.Trim(string(v), ".") == "" {
+		return fmt.Sprintf("domain() of '%s' matches nothing: it takes a name, such as domain(dns.query, \"example.com\")", v)
+	}
+	return ""
+}
+
+// mixed says which constant of a list is not of the type of what is looked up
+// in it. CEL takes such a list for one of anything, and the constant equals
+// nothing.
+func mixed(a *ast.AST, call ast.CallExpr) string {
+	if call.FunctionName() != operators.In || call.Args()[1].Kind() != ast.ListKind {
+		return ""
+	}
+	want := a.GetType(call.Args()[0].ID())
+	if want.Kind() == types.DynKind {
+		return ""
+	}
+	for _, e := range call.Args()[1].AsList().Elements() {
+		if e.Kind() != ast.LiteralKind {
+			continue
+		}
+		if v := e.AsLiteral(); v.Type().TypeName() != want.TypeName() {
+			return fmt.Sprintf("the list holds %v, of type %s, and %s is looked up in it", v.Value(), v.Type().TypeName(), want.TypeName())
 		}
 	}
 	return ""

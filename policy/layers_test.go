@@ -72,7 +72,7 @@ docker.image       - - - - - - -
 }
 
 // Beyond the cost limit an allow does not match and a block does.
-func TestCostLimit(t *testing.T) {
+func TestC6CostLimit(t *testing.T) {
 	headers := map[string]string{}
 	for i := range 600 {
 		headers[strings.Repeat("h", i+1)] = "v"

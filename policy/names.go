@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"strings"
 
 	"cel.dev/cel-go/common/ast"
@@ -37,6 +38,24 @@ func undefined(a *ast.AST, text string) []finding {
 			name = parts[0] + "." + parts[1] // the key of a map is not what is wrong
 		}
 		out = append(out, finding{nameOffset(a, e, text), "undefined identifier '" + name + "'" + suggestField(name)})
+	})
+	return out
+}
+
+// hiding finds variables of macros that are called as fields are: then http.x
+// could be either.
+func hiding(a *ast.AST, text string) []finding {
+	var out []finding
+	visit(a.Expr(), func(e ast.Expr) {
+		if e.Kind() != ast.ComprehensionKind {
+			return
+		}
+		c := e.AsComprehension()
+		for _, v := range []string{c.IterVar(), c.IterVar2()} {
+			if namespaces[v] {
+				out = append(out, finding{exprOffset(a, e, text), fmt.Sprintf("the variable '%s' hides the fields %s.*: give it another name", v, v)})
+			}
+		}
 	})
 	return out
 }

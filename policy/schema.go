@@ -62,6 +62,9 @@ func parseFile(src Source) *ruleFile {
 		f.fail(0, "the file is not UTF-8")
 		return f
 	}
+	if !f.disguised() {
+		return f
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(src.Data))
 	var doc, more yaml.Node
 	if err := dec.Decode(&doc); err != nil {
@@ -246,13 +249,15 @@ func (f *ruleFile) action(r *fileRule, n *yaml.Node) {
 		f.fail(r.line, "the rule has no action: write allow or block")
 		return
 	}
-	switch n.Value {
-	case "allow":
-	case "block":
+	switch what := n.Value; {
+	case !isString(n):
+		f.fail(n.Line, "action must be allow or block")
+	case what == "allow":
+	case what == "block":
 		r.Block = true
-	case "deny":
+	case what == "deny":
 		f.fail(n.Line, "action: deny is not an action: write action: block")
-	case "enrich":
+	case what == "enrich":
 		f.fail(n.Line, "action: enrich is not supported: write action: allow or action: block")
 	default:
 		f.fail(n.Line, "action must be allow or block, not %q", n.Value)
@@ -269,9 +274,11 @@ func (f *ruleFile) egress(r *fileRule, n *yaml.Node) {
 	}
 	if mode := resolve(m["mode"]); !isNull(mode) {
 		r.Egress = true
-		switch r.Mode = EgressMode(mode.Value); r.Mode {
-		case ModeProxy, ModeDirectIP:
-		case "intercept":
+		switch r.Mode = EgressMode(mode.Value); {
+		case !isString(mode):
+			f.fail(mode.Line, "mode must be proxy or direct_ip")
+		case r.Mode == ModeProxy || r.Mode == ModeDirectIP:
+		case r.Mode == "intercept":
 			f.fail(mode.Line, "mode: intercept is not supported, TLS is not opened: write mode: proxy")
 		default:
 			f.fail(mode.Line, "mode must be proxy or direct_ip, not %q", mode.Value)

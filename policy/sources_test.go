@@ -104,9 +104,9 @@ func trust(t *testing.T, p Places) {
 	}
 }
 
-// TestTrustIsByPathAndContent: a copy elsewhere, another content, another
+// TestK19OlderProjectRulesAreNotTrusted: a copy elsewhere, another content, another
 // name of a file and an older trust are no trust.
-func TestTrustIsByPathAndContent(t *testing.T) {
+func TestK19OlderProjectRulesAreNotTrusted(t *testing.T) {
 	d := t.TempDir()
 	p := Places{WorkDir: d + "/work", Trust: TrustStore{d + "/trust"}}
 	file := p.WorkDir + "/.outcall/rules/p.yaml"

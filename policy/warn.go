@@ -41,6 +41,8 @@ const (
 	WarnAllBut       = "all-but"
 	WarnNever        = "never-equal"
 	WarnPart         = "part-of-a-name"
+	WarnConstant     = "constant"
+	WarnMissing      = "missing-header"
 	WarnTooMany      = "not-compared"
 )
 
@@ -59,6 +61,8 @@ var WarningCodes = map[string]string{
 	WarnAllBut:       "an allow of all names or addresses but some",
 	WarnNever:        "a comparison with a value that the field never has",
 	WarnPart:         "a part of a name or address that ends where no label or number ends",
+	WarnConstant:     "a part of a condition that is the same whatever the facts are",
+	WarnMissing:      "a block that asks for a header without asking whether it is there",
 	WarnTooMany:      "more rules are alike than are compared with each other",
 }
 
@@ -87,6 +91,11 @@ func (l *loader) warnings(rules []*Rule) []Warning {
 	for _, r := range rules {
 		w.layers(r)
 		w.constants(r)
+		for _, d := range r.c.doubts {
+			if d.of(r) {
+				w.rule(r, d.code, "%s", d.msg)
+			}
+		}
 		if !r.Block {
 			w.allowRule(r)
 		}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -49,12 +50,12 @@ func neverIs(u textUse) string {
 		if v := strings.ToUpper(u.value); v != u.value {
 			return "it is upper case" + meant(v)
 		}
-	case HTTPPath:
-		if !u.below && !strings.HasPrefix(u.value, "/") && u.value != "*" {
-			return "a path begins with /"
+		if u.field == DNSRecordType && !u.below && !recordTypes[u.value] && !otherType.MatchString(u.value) {
+			return "no such type is known" + suggest(u.value, slices.Sorted(maps.Keys(recordTypes)))
 		}
-		if path, _, ok := strings.Cut(u.value, "?"); ok && !u.below {
-			return "what follows ? is http.query" + meant(path)
+	case HTTPPath:
+		if !u.below {
+			return neverPath(u.value, false)
 		}
 	case ProcessExe:
 		if !u.below && !strings.HasPrefix(u.value, "/") {
@@ -71,6 +72,20 @@ func neverIs(u textUse) string {
 	}
 	return ""
 }
+
+// recordTypes are the names of DNS types; others are TYPE and their number.
+var recordTypes = func() map[string]bool {
+	m := map[string]bool{}
+	for _, n := range strings.Fields("A A6 AAAA AFSDB AMTRELAY ANY APL ATMA AVC AXFR CAA CDNSKEY CDS CERT CNAME CSYNC DHCID DLV DNAME DNSKEY " +
+		"DS EID EUI48 EUI64 GID GPOS HINFO HIP HTTPS IPSECKEY ISDN IXFR KEY KX L32 L64 LOC LP MAILA MAILB MB MD MF MG MINFO MR MX NAPTR NID " +
+		"NIMLOC NINFO NS NSAP NSAP-PTR NSEC NSEC3 NSEC3PARAM NULL NXNAME NXT OPENPGPKEY OPT PTR PX RESINFO RKEY RP RRSIG RT SIG SMIMEA SOA " +
+		"SPF SRV SSHFP SVCB TA TALINK TKEY TLSA TSIG TXT UID UINFO UNSPEC URI WALLET X25 ZONEMD") {
+		m[n] = true
+	}
+	return m
+}()
+
+var otherType = regexp.MustCompile(`^TYPE[0-9]{1,5}$`)
 
 // numbered is a name that a second session of an agent has.
 var numbered = regexp.MustCompile(`^(.+)-[0-9]+$`)
@@ -96,6 +111,9 @@ func neverName(u textUse) string {
 		return "a star is no pattern" + meant(fmt.Sprintf("domain(%s, \"%s\")", u.field, host))
 	}
 	if u.below {
+		if _, err := netip.ParseAddr(v); err == nil || strings.Contains(strings.Trim(v, "."), "..") {
+			return "an address is no name, and a name has no empty part"
+		}
 		if v = strings.ToLower(v); strings.Trim(v, nameLetters) != "" {
 			return "names hold only letters, digits, -, _ and ., IDNs in punycode"
 		}

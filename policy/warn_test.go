@@ -42,7 +42,7 @@ func TestWarnings(t *testing.T) {
 		{"false", ruleYAML(`allow false`), "contradict each other"},
 		{"an address is not resolved", ruleYAML(`allow http.host == "192.0.2.1"`), ""},
 		{"process and agent", ruleYAML(`allow process.name == "git" && agent.name == "x"`), "narrowed only by process.*"},
-		{"direct_ip on a pattern", ruleYAML(`allow dns.query == "a" || dns.query.matches("^b") @ mode: direct_ip`), "or of a pattern"},
+		{"direct_ip on a pattern", ruleYAML(`allow dns.query == "a" || dns.query.matches("^b$") @ mode: direct_ip`), "or of a pattern"},
 		{"direct_ip on anything", ruleYAML(`allow dns.query == "a" || agent.name == "x" @ mode: direct_ip`), "or of a pattern"},
 		{"direct_ip on names and literals", ruleYAML(`allow dns.query in ["a", "b"] && agent.name != "x" || network.ip == "192.0.2.1" @ mode: direct_ip`), ""},
 		{"all but one", ruleYAML(`allow http.host != "evil.test"`), "allows by what http.host is not"},
@@ -111,6 +111,7 @@ func TestWarningCodes(t *testing.T) {
 		ruleYAML(`allow dns.query.endsWith("a")`, `allow dns.query.endsWith("a")`, `block dns.query == "xa"`, `allow process.exe == "x"`),
 		ruleYAML(`allow http.host != "a" || network.hostname == "b"`),
 		ruleYAML(`allow tls.sni == "c"`),
+		ruleYAML(`block http.headers["k"] == "v" || false`),
 		strings.Replace(ruleYAML(`block http.host == "a" && http.path == "/x"`, `allow domain(dns.query, "a") || http.host == "a" @ mode: direct_ip`), "action: block", "action: block\n    priority: 1", 1),
 	}
 	seen := map[string]bool{}

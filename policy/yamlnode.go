@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -36,7 +37,7 @@ func (f *ruleFile) mapping(n *yaml.Node, what string, known ...string) map[strin
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := resolve(n.Content[i]), n.Content[i+1]
 		switch {
-		case k.Kind != yaml.ScalarNode || !slices.Contains(known, k.Value):
+		case !isString(k) || !slices.Contains(known, k.Value):
 			f.fail(k.Line, "unknown key '%s' in %s%s", k.Value, what, meantKey(k.Value, known))
 		case m[k.Value] != nil:
 			f.fail(k.Line, "key '%s' is written twice", k.Value)
@@ -74,9 +75,11 @@ func list(words []string) string {
 // and merge keys are the language's 1.1.
 var isText = map[string]bool{"!!str": true, "!!timestamp": true, "!!merge": true}
 
+func isString(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && isText[n.ShortTag()] }
+
 // text reads a string with the lines it stands in.
 func (f *ruleFile) text(n *yaml.Node, what string) (scalar, bool) {
-	if n == nil || n.Kind != yaml.ScalarNode || !isText[n.ShortTag()] {
+	if n == nil || !isString(n) {
 		f.fail(n.Line, "%s must be a string (in quotes, where it looks like something else)", what)
 		return scalar{}, false
 	}
@@ -108,3 +111,31 @@ func (f *ruleFile) integer(n *yaml.Node, what string, low, high int64) int64 {
 }
 
 var plainNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
+
+// disguised refuses characters by which a file shows other text than it holds:
+// line breaks that YAML's readers, and people's editors, do not agree on (a
+// rule could stand in what looks like a comment), and marks that turn the
+// order of what is shown. Written as escapes they are text like any other. It
+// reports whether the file's lines are the same for all, so that the places
+// of what else is found are right.
+func (f *ruleFile) disguised() (sameLines bool) {
+	line, sameLines := 1, true
+	data := f.src.Data
+	for i := 0; i < len(data); {
+		c, n := rune(data[i]), 1
+		if c >= utf8.RuneSelf {
+			c, n = utf8.DecodeRune(data[i:])
+		}
+		switch {
+		case c == '\n':
+			line++
+		case c == '\r' && (i+1 == len(data) || data[i+1] != '\n'), c == '\u0085', c == '\u2028', c == '\u2029':
+			f.fail(line, "U+%04X ends a line for some readers and not for others: end lines with LF or CR LF, and write it as an escape in a text", c)
+			sameLines = false
+		case c >= '\u202a' && c <= '\u202e', c >= '\u2066' && c <= '\u2069':
+			f.fail(line, "U+%04X changes the order in which text is shown: write it as an escape", c)
+		}
+		i += n
+	}
+	return sameLines
+}

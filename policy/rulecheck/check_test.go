@@ -83,8 +83,8 @@ func TestEveryPathIsTold(t *testing.T) {
 }
 
 func TestNamesAreEscaped(t *testing.T) {
-	path := write(t, "a.yaml", "version: \"1\"\nx\u202ey: 1\n")
-	if got := text(t, Check(false, path)); !strings.Contains(got, `\u202e`) || strings.Count(got, "\n") != 1 {
+	path := write(t, "a.yaml", "version: \"1\"\nx\u200ey: 1\n")
+	if got := text(t, Check(false, path)); !strings.Contains(got, `\u200e`) || strings.Count(got, "\n") != 1 {
 		t.Errorf("got %q", got)
 	}
 }

@@ -139,7 +139,7 @@ func TestSpecialAddresses(t *testing.T) {
 
 // What observe let pass is told apart, and becomes rules only where asked for;
 // what a block denies never does.
-func TestWouldDeny(t *testing.T) {
+func TestC12WouldDenyStandsApart(t *testing.T) {
 	var l logger
 	l.tls("api.test", 443, replay.Allow)
 	l.tls("new.test", 443, replay.WouldDeny)
@@ -231,7 +231,7 @@ func TestConflictIsToldAndDenied(t *testing.T) {
 
 // Names in a log were chosen by the command: none of them gets out of its
 // place in the file.
-func TestHostileNames(t *testing.T) {
+func TestC12HostileNames(t *testing.T) {
 	evil := []string{
 		"a\"b.test", "x' || true || 'x.test", "a\n  - id: evil\n    action: allow\n    condition: 'true'.test", "*.test", "a..test", ".test", "A.test",
 		"a.test.", strings.Repeat("a", 64) + ".test", strings.Repeat("a.", 130) + "test", "\u202e.test", "a\\.test", "$x.test", "a b.test",
