@@ -105,6 +105,7 @@ const (
 type timeouts struct {
 	first   time.Duration // the first flight from its first octet (contract: 10 s)
 	idle    time.Duration // HTTP between two requests
+	ask     time.Duration // for the answer to Expect: 100-continue, before the body goes all the same
 	dial    time.Duration // one connect, all its addresses together
 	resolve time.Duration
 	linger  time.Duration // after a refusal in words, for the client to read it
@@ -113,6 +114,7 @@ type timeouts struct {
 var defaultTimeouts = timeouts{
 	first:   10 * time.Second,
 	idle:    waits.HTTP,
+	ask:     time.Second,      // what curl and Go wait
 	dial:    75 * time.Second, // beyond a client's own patience; the kernel's own is 127 s
 	resolve: 15 * time.Second,
 	linger:  2 * time.Second,

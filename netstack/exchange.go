@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
@@ -17,55 +18,131 @@ func (h *httpConn) exchange(ctx context.Context, r *httphead.Request) error {
 	o := h.origin
 	stop := context.AfterFunc(ctx, o.Abort)
 	defer stop()
-	closing := r.Close || r.Minor == 0
+	if o.br.Buffered() > 0 {
+		// It would be taken for the answer to this request.
+		return h.closeWith(fmt.Errorf("%w: it sent more than the one before", errAnswer))
+	}
+	closing := r.Close || r.Once || r.Minor == 0
 	if err := h.f.forward(o, r.Append(nil, closing), &h.f.out, nil); err != nil {
 		return h.closeWith(err)
 	}
-	sent := h.sendBody(r)
-	up, err := h.response(r, closing)
-	if up {
+	up := h.send(r)
+	upgraded, err := h.response(r, closing, up)
+	if upgraded {
 		return h.tunnel()
 	}
 	if err == nil || errors.Is(err, errDone) {
-		// A server may answer before it has the whole body, and then it is done.
-		select {
-		case berr := <-sent:
-			if berr != nil {
-				err = errDone
-			}
+		if up.finish(h.s.times.linger) {
 			return err
-		case <-time.After(h.s.times.linger):
 		}
-		err = errDone
+		err = errDone // the server has answered, and does not want the rest
 	}
 	o.Abort()
-	_ = h.c.SetReadDeadline(past) // frees the body's goroutine
-	<-sent
+	up.finish(0)
 	return err
 }
 
-// sendBody copies the request's body on a goroutine of its own; the channel
-// tells that nothing of it reads or writes any more.
-func (h *httpConn) sendBody(r *httphead.Request) <-chan error {
-	done := make(chan error, 1)
-	if r.Body.None() {
-		done <- nil
-		return done
+// An upload is the client's half of an exchange: it copies the body, and then
+// watches for the client's end, which the server is told of as it would be
+// without us. Nothing else reads from the client until finish.
+type upload struct {
+	h    *httpConn
+	sent chan error    // the body has left, or failed
+	done chan struct{} // nothing of it reads or writes any more
+	told atomic.Bool   // it is decided whether the body goes
+	ask  chan bool     // what the server decided
+}
+
+// send starts the upload of a request's body.
+func (h *httpConn) send(r *httphead.Request) *upload {
+	u := &upload{h: h, sent: make(chan error, 1), done: make(chan struct{}), ask: make(chan bool, 1)}
+	if r.WebSocket {
+		u.sent <- nil
+		close(u.done)
+		return u
 	}
 	o, br := h.origin, h.br
 	h.s.wg.Go(func() {
+		defer close(u.done)
 		err := errors.New("internal error")
-		h.s.guard("request body", func() { err = h.copyBody(o, br, r.Body, true, &h.f.out) })
-		if err != nil {
+		h.s.guard("request body", func() {
+			if err = u.wait(r); err == nil {
+				err = h.copyBody(o, br, r.Body, true, &h.f.out)
+			}
+		})
+		if err != nil && err != errUnwanted {
 			o.Abort() // a half-sent body must not look like a whole one
 		}
-		done <- err
+		u.sent <- err
+		if err != nil {
+			return
+		}
+		switch _, err := br.Peek(1); {
+		case err == io.EOF:
+			_ = o.CloseWrite() // the answer may come all the same
+		case err != nil && !timedOut(err):
+			o.Abort()
+		}
 	})
-	return done
+	return u
+}
+
+// errUnwanted ends an upload whose body the server answered without.
+var errUnwanted = errors.New("the server does not want the body")
+
+// wait holds the body of a client that asked first. A server that has answered
+// for good might take a body that comes after that for the next request. One
+// that says nothing gets it in the end, as by any client.
+func (u *upload) wait(r *httphead.Request) error {
+	if !r.Continue {
+		return nil
+	}
+	t := time.NewTimer(u.h.s.times.ask)
+	defer t.Stop()
+	select {
+	case wanted := <-u.ask:
+		if !wanted {
+			return errUnwanted
+		}
+	case <-t.C:
+		if !u.told.CompareAndSwap(false, true) && !<-u.ask {
+			return errUnwanted
+		}
+	}
+	return nil
+}
+
+// answered tells of the server's first word, and reports that it decides.
+func (u *upload) answered(wanted bool) bool {
+	first := u.told.CompareAndSwap(false, true)
+	if first {
+		u.ask <- wanted
+	}
+	return first
+}
+
+// finish ends the upload and reports whether the whole body has left; d is how
+// long it may still take.
+func (u *upload) finish(d time.Duration) bool {
+	whole := false
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case err := <-u.sent:
+		whole = err == nil
+	case <-t.C:
+		_ = u.answered(false)
+		u.h.origin.Abort() // it does not read
+	}
+	_ = u.h.c.SetReadDeadline(past)
+	<-u.done
+	_ = u.h.c.SetReadDeadline(time.Time{})
+	return whole
 }
 
 // copyBody copies one framed body. Chunked ones are framed anew where chunk is
-// set, and come out plain otherwise.
+// set, and come out plain otherwise. A request loses its trailers: no rule saw
+// them, and some servers take them for fields of the head.
 func (h *httpConn) copyBody(dst io.Writer, br *bufio.Reader, b httphead.Body, chunk bool, count *atomic.Int64) error {
 	switch {
 	case b.Chunked:
@@ -73,10 +150,14 @@ func (h *httpConn) copyBody(dst io.Writer, br *bufio.Reader, b httphead.Body, ch
 		if chunk {
 			w = chunkWriter{dst}
 		}
-		if err := h.f.pump(w, httphead.NewChunked(br), count, nil); err != nil || !chunk {
+		body := httphead.NewChunked(br)
+		if err := h.f.pump(w, body, count, nil); err != nil || !chunk {
 			return err
 		}
-		_, err := dst.Write(httphead.AppendChunk(nil, 0))
+		if dst == h.origin {
+			body.Trailers = nil
+		}
+		_, err := dst.Write(httphead.AppendLastChunk(nil, body.Trailers))
 		return err
 	case b.Length < 0:
 		return h.f.pump(dst, br, count, nil)
@@ -103,10 +184,17 @@ func (c chunkWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// errAnswer is an answer of the server that cannot be passed on.
+var errAnswer = errors.New("the server's answer cannot be read in one way")
+
+// maxInterim bounds the 1xx answers to one request.
+const maxInterim = 64
+
 // response reads and passes on the answer, interim ones included. upgraded
 // tells that the connection is a WebSocket now.
-func (h *httpConn) response(r *httphead.Request, closing bool) (upgraded bool, err error) {
-	for first := true; ; first = false {
+func (h *httpConn) response(r *httphead.Request, closing bool, up *upload) (upgraded bool, err error) {
+	for n := 0; n <= maxInterim; n++ {
+		first := n == 0
 		resp, err := h.responseHead(r.Method)
 		if err != nil {
 			if first {
@@ -117,11 +205,14 @@ func (h *httpConn) response(r *httphead.Request, closing bool) (upgraded bool, e
 		switch {
 		case resp.Status == 101:
 			if !r.WebSocket || !resp.Switching() {
-				return false, h.closeWith(errors.New("the server switched protocols unasked"))
+				return false, h.closeWith(fmt.Errorf("%w: it switches protocols unasked", errAnswer))
 			}
 			_, err = h.c.Write(resp.Append(nil, httphead.Body{}, false))
 			return err == nil, err
 		case resp.Status < 200:
+			if resp.Status == 100 {
+				_ = up.answered(true)
+			}
 			if r.Minor == 0 {
 				continue // RFC 9110 section 15.2: not to a 1.0 client
 			}
@@ -130,8 +221,10 @@ func (h *httpConn) response(r *httphead.Request, closing bool) (upgraded bool, e
 			}
 			continue
 		}
-		return false, h.finalResponse(r, resp, closing)
+		unwanted := up.answered(false) && r.Continue
+		return false, h.finalResponse(r, resp, closing || unwanted)
 	}
+	return false, fmt.Errorf("%w: more than %d interim ones", errAnswer, maxInterim)
 }
 
 // finalResponse passes the answer on, framed as the client can read it.
@@ -165,7 +258,7 @@ func (h *httpConn) responseHead(method string) (*httphead.Response, error) {
 				return resp, nil
 			}
 			if !errors.Is(err, httphead.ErrShort) {
-				return nil, err
+				return nil, fmt.Errorf("%w: %w", errAnswer, err)
 			}
 		}
 		var err error

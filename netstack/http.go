@@ -38,6 +38,7 @@ type httpConn struct {
 	name        string
 
 	origin *origin
+	asked  string // the host that a transparent origin was asked for last
 }
 
 // An origin is the connection to the server.
@@ -193,6 +194,10 @@ func (h *httpConn) malformed(err error) error {
 	case errors.Is(err, httphead.ErrShort):
 		status = 408
 	}
+	if errors.Is(err, httphead.ErrHTTP2) {
+		h.end(httphead.RefuseHTTP2(refusalText(status, r, id)))
+		return errDone
+	}
 	h.end(refusal(status, r, id, false))
 	return errDone
 }
@@ -228,7 +233,32 @@ func (h *httpConn) handle(ctx context.Context, r *httphead.Request) error {
 		h.end(refusal(403, rul, id, r.Method == "HEAD"))
 		return errDone
 	}
+	if err := h.separate(ctx, r); err != nil {
+		return h.closeWith(err)
+	}
 	return h.exchange(ctx, r)
+}
+
+// separate gives a request for another name of the address a connection of its
+// own: a server may lead all of one connection to where its first request went.
+func (h *httpConn) separate(ctx context.Context, r *httphead.Request) error {
+	was := h.asked
+	h.asked = r.Host.Host
+	if was == "" || was == h.asked {
+		return nil
+	}
+	_ = h.origin.Close()
+	h.origin = nil
+	name := r.Host.Host
+	if r.Host.IsAddr() {
+		name = ""
+	}
+	up, err := h.s.dial(ctx, name, h.dst)
+	if err != nil {
+		return err
+	}
+	h.origin = newOrigin(up, "")
+	return nil
 }
 
 // requestFacts are the facts of one request towards dst, whose address may be
@@ -274,12 +304,15 @@ func (h *httpConn) event(id string, r *httphead.Request, dst netip.AddrPort) pol
 
 // refusal is a denial in an HTTP answer (contract 6), or a 400.
 func refusal(status int, r ruling, id string, head bool) []byte {
-	who := r.RuleID()
-	body := fmt.Sprintf("Blocked by outcall: %s (%s)\n%s\n", who, id, r.Reason)
+	return answer(status, "X-Outcall-Block-Reason: "+r.RuleID()+"\r\n", "text/plain; charset=utf-8", refusalText(status, r, id), head)
+}
+
+func refusalText(status int, r ruling, id string) string {
+	body := fmt.Sprintf("Blocked by outcall: %s (%s)\n%s\n", r.RuleID(), id, r.Reason)
 	if status == 403 {
 		body += "`outcall explain` shows the verdict step by step, and the smallest rule that would allow it.\n"
 	}
-	return answer(status, "X-Outcall-Block-Reason: "+who+"\r\n", "text/plain; charset=utf-8", body, head)
+	return body
 }
 
 var statusText = map[int]string{200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 408: "Request Timeout",
@@ -297,7 +330,7 @@ func answer(status int, extra, typ, body string, head bool) []byte {
 
 // closeWith ends a failed exchange before any of a response was sent.
 func (h *httpConn) closeWith(err error) error {
-	if h.transparent {
+	if h.transparent && !errors.Is(err, errAnswer) {
 		return net.ErrClosed // the client sees what it would see without us
 	}
 	status, text := failure(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"sync"
@@ -206,6 +207,12 @@ func kindOf(err error) egress.Kind {
 
 // failure is one line on a failed dial for the explicit proxy's client.
 func failure(err error) (status int, text string) {
+	switch {
+	case errors.Is(err, errAnswer):
+		return 502, err.Error()
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return 502, "the server closed the connection without an answer"
+	}
 	k := kindOf(err)
 	if k == egress.Timeout {
 		return 504, "upstream " + k.String()

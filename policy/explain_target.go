@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"outcall/policy/urlpath"
 )
 
 // A target is a parsed Target of an ExplainQuery.
@@ -42,6 +44,9 @@ func parseTarget(text string) (target, error) {
 	case "https", "http":
 		if t.path == "" {
 			t.path = "/"
+		}
+		if t.path, err = urlpath.Normal(t.path); err != nil {
+			return target{}, fmt.Errorf("the proxy would refuse this target: %w", err)
 		}
 	case "tcp", "udp":
 		if t.path != "" || u.RawQuery != "" {

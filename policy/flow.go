@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"outcall/policy/urlpath"
 )
 
 // Flow judges a first packet for each live candidate of its address, the name
@@ -95,10 +97,40 @@ func (s *Snapshot) best(f *Facts, addr netip.Addr, cands []Candidate, h *Host) F
 	return top
 }
 
-// judge is Step with what stands beside the rules: the class of the address.
+// judge is judgeOne for each reading of a request; the worst of them counts. A
+// server of which it is not known how it reads gets what passes in every way.
+func (s *Snapshot) judge(f *Facts, addr netip.Addr, h *Host) Flow {
+	fl := s.judgeOne(f, addr, h)
+	if f.layer != LayerRequest || fl.Word == Deny || f.state[HTTPPath] != Known {
+		return fl
+	}
+	path, query := f.text(HTTPPath), f.text(HTTPQuery)
+	for _, p := range append([]string{path}, urlpath.Readings(path)...) {
+		q := urlpath.Query(query)
+		if p == path && q == query {
+			continue
+		}
+		g := f.Clone()
+		g.set(HTTPPath, p)
+		g.set(HTTPQuery, q)
+		other := s.judgeOne(g, addr, h)
+		if other.Failed == nil {
+			other.Failed = fl.Failed
+		}
+		if other.Word < fl.Word {
+			if p != path {
+				other.Reason = fmt.Sprintf("a server may read the path as %s: %s", p, other.Reason)
+			}
+			fl = other
+		}
+	}
+	return fl
+}
+
+// judgeOne is Step with what stands beside the rules: the class of the address.
 // An allow rule that does not open a special address does not match there, and
 // what is denied there is denied in every mode.
-func (s *Snapshot) judge(f *Facts, addr netip.Addr, h *Host) Flow {
+func (s *Snapshot) judgeOne(f *Facts, addr netip.Addr, h *Host) Flow {
 	if s == nil {
 		return structural(f.name, "no policy is loaded")
 	}

@@ -5,18 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 )
 
-// maxTrailer bounds the trailer section, which is read and dropped: no rule
-// saw it.
+// maxTrailer bounds the trailer section.
 const maxTrailer = 8 << 10
 
 // A Chunked reads a chunked body (RFC 9112 section 7.1) strictly: CRLF only,
 // sizes of at most 15 hexadecimal digits, extensions refused where they hold
-// a control octet and dropped otherwise, trailers dropped. The body's end is
-// io.EOF; every other end is an error.
+// a control octet and dropped otherwise. The body's end is io.EOF; every other
+// end is an error.
 type Chunked struct {
+	// Trailers are the fields behind the body, once it has ended.
+	Trailers []Field
+
 	r    *bufio.Reader
 	left int64
 	err  error
@@ -66,7 +70,7 @@ func (c *Chunked) next() error {
 	}
 	digits := 0
 	for digits < len(l) {
-		if _, ok := unhex(l[digits]); !ok {
+		if strings.IndexByte("0123456789abcdefABCDEF", l[digits]) < 0 {
 			break
 		}
 		digits++
@@ -102,14 +106,22 @@ func (c *Chunked) trailers() error {
 		if l == "" {
 			return io.EOF
 		}
-		if _, err := field(l); err != nil {
+		f, err := field(l)
+		if err != nil {
 			return err
+		}
+		if !slices.Contains(neverTrailer, strings.ToLower(f.Name)) && !hopByHop[strings.ToLower(f.Name)] {
+			c.Trailers = append(c.Trailers, f)
 		}
 		if room -= len(l) + 2; room <= 2 {
 			return fmt.Errorf("trailers longer than %d octets", maxTrailer)
 		}
 	}
 }
+
+// neverTrailer are the end-to-end fields that a client must not find behind a
+// body (RFC 9110 section 6.5.1).
+var neverTrailer = []string{"host", "set-cookie", "content-type", "content-encoding", "content-range", "location", "www-authenticate", "cache-control"}
 
 // line reads one CRLF line of at most limit octets, its end included.
 func (c *Chunked) line(limit int) (string, error) {
@@ -132,13 +144,17 @@ func (c *Chunked) line(limit int) (string, error) {
 	}
 }
 
-// AppendChunk appends the size line of a chunk of n octets; the data and a
-// CRLF follow it. AppendChunk(b, 0) is the whole end of a body.
+// AppendChunk appends the size line of a chunk of n octets, at least one; the
+// data and a CRLF follow it.
 func AppendChunk(b []byte, n int) []byte {
-	b = strconv.AppendInt(b, int64(n), 16)
-	b = append(b, "\r\n"...)
-	if n == 0 {
-		b = append(b, "\r\n"...)
+	return append(strconv.AppendInt(b, int64(n), 16), "\r\n"...)
+}
+
+// AppendLastChunk appends the end of a chunked body.
+func AppendLastChunk(b []byte, trailers []Field) []byte {
+	b = append(b, "0\r\n"...)
+	for _, f := range trailers {
+		b = appendField(b, f.Name, f.Value)
 	}
-	return b
+	return append(b, "\r\n"...)
 }

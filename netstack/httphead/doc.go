@@ -34,5 +34,5 @@ var (
 	// ErrTooLong means that it is longer than MaxHead.
 	ErrTooLong = errors.New("HTTP head longer than 64 KiB")
 	// ErrHTTP2 means an HTTP/2 preface with prior knowledge.
-	ErrHTTP2 = errors.New("HTTP/2 without TLS cannot be judged")
+	ErrHTTP2 = errors.New("HTTP/2 without TLS cannot be judged: use HTTP/1.1, or TLS")
 )

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -71,11 +72,18 @@ func field(l string) (Field, error) {
 	if !ok || !isTokenString(name) {
 		return Field{}, errors.New("malformed header field")
 	}
+	if strings.Contains(name, "_") && slices.Contains(framingNames, strings.ToLower(strings.ReplaceAll(name, "_", "-"))) {
+		return Field{}, errors.New("a header field that some servers take for one that frames the message")
+	}
 	if err := clean(value); err != nil {
 		return Field{}, err
 	}
 	return Field{name, strings.Trim(value, " \t")}, nil
 }
+
+// framingNames decide where a message ends and whose it is. CGI and what grew
+// from it does not tell '_' from '-'.
+var framingNames = []string{"content-length", "transfer-encoding", "host", "connection", "upgrade", "expect"}
 
 // clean refuses control octets; TAB may stand in a value.
 func clean(s string) error {

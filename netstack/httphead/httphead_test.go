@@ -47,20 +47,6 @@ func TestLine(t *testing.T) {
 	}
 }
 
-func TestNormalPath(t *testing.T) {
-	for in, want := range map[string]string{
-		"/": "/", "/a/b": "/a/b", "//a///b/": "/a/b/", "/%61": "/a", "/a/../b": "/b", "/a/%2e%2e/b": "/b", "/a/.": "/a/", "/a/..": "/",
-		"/../x": "/x", "/a%2fb": "/a%2Fb", "/ä": "/%C3%A4", "/a;p=1": "/a;p=1", "/a{}|": "/a%7B%7D%7C", "/%7e": "/~", "/@s%2fp": "/@s%2Fp", "/%25": "/%25",
-		"/a b": "/a%20b", "/%3F": "/%3F", "/...": "/...",
-		"": "", "x": "", "/%": "", "/%0": "", "/%zz": "", "/%00": "", "/\x00": "", "/a\\b": "", "/%5c": "", "/%c0%af": "", "/..;/x": "", "/.;x/": "", "/#": "",
-	} {
-		got, err := NormalPath(in)
-		if (err != nil) != (want == "") || got != want {
-			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
-		}
-	}
-}
-
 func TestRequestHead(t *testing.T) {
 	r, n, err := ParseRequest([]byte("GET http://A.test:8080?x HTTP/1.1\r\nhost: a.test.:8080\r\nConnection: close, X-A\r\nX-A: 1\r\nB: 2\r\nB: 3\r\n\r\nrest"))
 	if err != nil || n != 101 {
@@ -89,21 +75,47 @@ func TestRequestHead(t *testing.T) {
 
 func TestResponseHead(t *testing.T) {
 	for raw, want := range map[string]Body{
-		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n":          {Length: 5},
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n": {Chunked: true},
-		"HTTP/1.1 200\r\n\r\n":                                  {Length: -1},
-		"HTTP/1.1 204 No\r\n\r\n":                               {},
-		"HTTP/1.1 304 Not\r\nContent-Length: 5\r\n\r\n":         {},
-		"HTTP/1.0 200 OK\r\n\r\n":                               {Length: -1},
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n":                         {Length: 5},
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n":                {Chunked: true},
+		"HTTP/1.1 200\r\n\r\n":                                                 {Length: -1},
+		"HTTP/1.1 204 No\r\n\r\n":                                              {},
+		"HTTP/1.1 304 Not\r\nContent-Length: 5\r\n\r\n":                        {},
+		"HTTP/1.0 200 OK\r\n\r\n":                                              {Length: -1},
+		"HTTP/1.1 999 Denied\r\n\r\n":                                          {Length: -1},
+		"HTTP/1.1 200 OK\nA: b\r\nContent-Length: 5\n\n":                       {Length: 5},
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\nA: b\n\r\n":                     {Length: 5},
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5, 5\r\n\r\n": {Length: 5},
 	} {
 		r, n, err := ParseResponse([]byte(raw), "GET")
 		if err != nil || n != len(raw) || r.Body != want {
 			t.Errorf("%q: %+v, %v", raw, r, err)
 		}
 	}
-	for _, raw := range []string{"HTTP/2 200 OK\r\n\r\n", "HTTP/1.1 20 OK\r\n\r\n", "HTTP/1.1 999 X\r\n\r\n", "x\r\n\r\n",
+	for _, raw := range []string{"HTTP/2 200 OK\r\n\r\n", "HTTP/1.1 20 OK\r\n\r\n", "HTTP/1.1 099 X\r\n\r\n", "\nHTTP/1.1 200 OK\n\n", "x\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"} {
 		if r, _, err := ParseResponse([]byte(raw), "GET"); err == nil {
+			t.Errorf("%q: %+v", raw, r)
+		}
+	}
+}
+
+// TestH1NoBodyThatCouldBeNext: what a method gives no meaning goes on a
+// connection of its own, and an expectation without a body not at all.
+func TestH1NoBodyThatCouldBeNext(t *testing.T) {
+	for raw, want := range map[string]string{
+		"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n":    "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n": "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+		"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n":              "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers, x\r\n\r\n":      "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n",
+	} {
+		r, _, err := ParseRequest([]byte(raw))
+		if err != nil || string(r.Append(nil, false)) != want {
+			t.Errorf("%q: %v: %q", raw, err, r.Append(nil, false))
+		}
+	}
+	for _, raw := range []string{"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\ncontent_length: 3\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue, x\r\n\r\n"} {
+		if r, _, err := ParseRequest([]byte(raw)); err == nil {
 			t.Errorf("%q: %+v", raw, r)
 		}
 	}

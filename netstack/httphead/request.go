@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"outcall/policy/urlpath"
 )
 
 // A Form is the form of a request target (RFC 9112 section 3.2).
@@ -48,10 +50,16 @@ type Request struct {
 	Body     Body
 	// Close is set where the client will send no further request.
 	Close bool
+	// Once is set where the body has no meaning by the method (RFC 9110 section
+	// 9.3), so that a server might take it for the next request: the connection
+	// to the server must end with the answer.
+	Once bool
 	// WebSocket is set where an upgrade to it is asked for.
 	WebSocket bool
 	// Continue is set where the client waits for 100 Continue.
 	Continue bool
+	// Trailers is set where the client takes trailers.
+	Trailers bool
 
 	named []string // what Connection names
 }
@@ -146,10 +154,25 @@ func (r *Request) target(t string) (err error) {
 		return err
 	}
 	pq := rest[i:]
+	if pq == "" && r.Method == "OPTIONS" {
+		r.Path = "*" // RFC 9112 section 3.2.4
+		return nil
+	}
 	if pq == "" || pq[0] == '?' {
 		pq = "/" + pq
 	}
 	return r.pathQuery(pq)
+}
+
+// checkQuery refuses what would end the request line or the target early. It
+// is passed on as it is.
+func checkQuery(q string) error {
+	for i := range len(q) {
+		if c := q[i]; c <= 0x20 || c == 0x7f || c == '#' {
+			return errors.New("octet in the query that ends a target")
+		}
+	}
+	return nil
 }
 
 func (r *Request) pathQuery(t string) (err error) {
@@ -158,7 +181,7 @@ func (r *Request) pathQuery(t string) (err error) {
 		return err
 	}
 	r.Query, r.HasQuery = query, has
-	r.Path, err = NormalPath(path)
+	r.Path, err = urlpath.Normal(path)
 	return err
 }
 
@@ -218,13 +241,14 @@ func (r *Request) connection() error {
 	pc := list(r.Fields, "Proxy-Connection")
 	keep := slices.Contains(r.named, "keep-alive") || slices.Contains(pc, "keep-alive")
 	r.Close = slices.Contains(r.named, "close") || slices.Contains(pc, "close") || r.Minor == 0 && !keep
+	r.Trailers = r.Minor == 1 && slices.ContainsFunc(list(r.Fields, "TE"), func(m string) bool { return m == "trailers" })
 	r.WebSocket = r.Minor == 1 && r.Method == "GET" && slices.Contains(r.named, "upgrade") &&
 		slices.Equal(list(r.Fields, "Upgrade"), []string{"websocket"})
 	return nil
 }
 
 func (r *Request) framing() (err error) {
-	r.Body, err = framing(r.Fields, r.Minor)
+	r.Body, err = framing(values(r.Fields, "Transfer-Encoding"), values(r.Fields, "Content-Length"), r.Minor)
 	if err != nil {
 		return err
 	}
@@ -234,13 +258,16 @@ func (r *Request) framing() (err error) {
 	if !r.Body.None() && (r.WebSocket || r.Form == Tunnel) {
 		return errors.New("a body where none can be")
 	}
+	if r.Method == "TRACE" && !r.Body.None() {
+		return errors.New("a TRACE with a body")
+	}
+	r.Once = !r.Body.None() && slices.Contains([]string{"GET", "HEAD", "DELETE"}, r.Method)
 	return nil
 }
 
 // framing applies RFC 9112 section 6.3 where it has one answer, and refuses
 // where a server might take another.
-func framing(fields []Field, minor int) (Body, error) {
-	te, cl := values(fields, "Transfer-Encoding"), values(fields, "Content-Length")
+func framing(te, cl []string, minor int) (Body, error) {
 	switch {
 	case len(te) > 0 && len(cl) > 0:
 		return Body{}, errors.New("both Content-Length and Transfer-Encoding")
@@ -306,14 +333,20 @@ func (r *Request) Append(b []byte, closing bool) []byte {
 	b = append(b, '0'+byte(r.Minor))
 	b = appendField(append(b, "\r\n"...), "Host", r.Host.String())
 	for _, f := range r.forwarded() {
-		if !strings.EqualFold(f.Name, "Host") {
-			b = appendField(b, f.Name, f.Value)
+		if strings.EqualFold(f.Name, "Host") || strings.EqualFold(f.Name, "Expect") && !r.Continue {
+			continue
 		}
+		b = appendField(b, f.Name, f.Value)
 	}
+	closing = closing || r.Once || r.Minor == 0
 	switch {
 	case r.WebSocket:
 		b = appendField(appendField(b, "Connection", "Upgrade"), "Upgrade", "websocket")
-	case closing || r.Minor == 0:
+	case r.Trailers && closing:
+		b = appendField(appendField(b, "TE", "trailers"), "Connection", "TE, close")
+	case r.Trailers:
+		b = appendField(appendField(b, "TE", "trailers"), "Connection", "TE")
+	case closing:
 		b = appendField(b, "Connection", "close")
 	}
 	b = r.Body.append(b, len(values(r.Fields, "Content-Length")) > 0)
