@@ -74,15 +74,10 @@ func shows(output, line string) bool {
 	return regexp.MustCompile(`(?m)^` + pattern + `$`).MatchString(output)
 }
 
-// Every command of docs/policy.md is run in order, as written, and prints what
-// the page shows.
-func TestPolicyWalkthrough(t *testing.T) {
-	// A relative name: the world's /tmp and /home may stand over the checkout.
-	steps := docSteps(t, "../docs/policy.md")
-	b := harness.New(t)
-	for _, n := range []string{"api.example.com", "packages.example.org", "telemetry.example.net"} {
-		b.DNS.Set(n, world.Records{Addrs: b.AddrsOf("api.allowed.test"), TTL: -1})
-	}
+// runSteps runs a page's commands in order, as written, and demands that they
+// print what the page shows. It returns their first two words.
+func runSteps(t *testing.T, b *harness.Bed, steps []docStep) map[string]bool {
+	t.Helper()
 	ran := map[string]bool{}
 	for _, s := range steps {
 		if s.file != "" {
@@ -99,11 +94,42 @@ func TestPolicyWalkthrough(t *testing.T) {
 				t.Errorf("$ %s\ndoes not print %q but\n%s", s.command, line, output)
 			}
 		}
-		ran[strings.Join(strings.Fields(s.command)[:min(2, len(strings.Fields(s.command)))], " ")] = true
+		words := strings.Fields(s.command)
+		ran[strings.Join(words[:min(2, len(words))], " ")] = true
 	}
+	return ran
+}
+
+// Every command of docs/policy.md is run in order, as written, and prints what
+// the page shows.
+func TestPolicyWalkthrough(t *testing.T) {
+	// A relative name: the world's /tmp and /home may stand over the checkout.
+	steps := docSteps(t, "../docs/policy.md")
+	b := harness.New(t)
+	for _, n := range []string{"api.example.com", "packages.example.org", "telemetry.example.net"} {
+		b.DNS.Set(n, world.Records{Addrs: b.AddrsOf("api.allowed.test"), TTL: -1})
+	}
+	ran := runSteps(t, b, steps)
 	for _, c := range []string{"outcall run", "outcall suggest", "outcall rules", "outcall explain"} {
 		if !ran[c] {
 			t.Errorf("the page has no command %q", c)
 		}
 	}
+}
+
+// Every command of docs/troubleshooting.md, in a session as the page has it.
+func TestTroubleshooting(t *testing.T) {
+	steps := docSteps(t, "../docs/troubleshooting.md")
+	b := harness.New(t)
+	exampleWorld(b)
+	p := b.Start(b.Command("run", "--name", "agent-1", "--allow", "api.example.com", "--", "sh", "-c", "echo ready; exec sleep 1000"))
+	p.WaitFor("ready")
+	ran := runSteps(t, b, steps)
+	for _, c := range []string{"outcall doctor", "outcall bridge", "outcall dns", "outcall rules", "outcall explain", "outcall log", "outcall ps", "curl -sS"} {
+		if !ran[c] {
+			t.Errorf("the page has no command %q", c)
+		}
+	}
+	b.Outcall("stop", "agent-1").Must(t, 0)
+	p.Wait()
 }

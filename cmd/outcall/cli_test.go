@@ -52,6 +52,7 @@ func TestUsageErrors(t *testing.T) {
 		{"run", "COMMAND is missing"},
 		{"run --", "COMMAND is missing"},
 		{"run --bogus x", "unknown flag: --bogus"},
+		{"run --dns-port 5353 x", "takes no port of the host"},
 		{"run --session s x", "its name is given by --name"},
 		{"run -n a/b x", "session name"},
 		{"run -n .. x", "is a directory"},

@@ -33,6 +33,9 @@ func (a *app) finish(err error) int {
 		for _, e := range list {
 			a.say("error", e.Error())
 		}
+	} else if e, ok := errors.AsType[*hostapi.UnreachableError](err); ok {
+		// The line that scripts and pages look for, without our name before it.
+		fmt.Fprintf(a.io.err, "error: %s\n", escape.Text(e.Error()))
 	} else {
 		a.say("error", err.Error())
 	}
@@ -48,12 +51,25 @@ func (a *app) say(kind, text string) {
 	fmt.Fprintf(a.io.err, "outcall: %s: %s\n", kind, text)
 }
 
+// formerFlags are those that users know from the daemon that came before, and
+// what answers them here.
+var formerFlags = map[string]string{
+	"--dns-port":   "none is needed: the DNS filter listens in the session's own network stack and takes no port of the host",
+	"--proxy-addr": "outcall run --proxy-port N moves the proxy; it listens in the session's own network stack and takes no port of the host",
+}
+
 func (a *app) hint(err error) string {
 	if e, ok := errors.AsType[*gate.StageError](err); ok && e.Hint != "" {
 		return e.Hint
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
-		return fmt.Sprintf("%s --help tells the usage", a.command)
+		usage := fmt.Sprintf("%s --help tells the usage", a.command)
+		for flag, text := range formerFlags {
+			if strings.HasSuffix(err.Error(), "flag: "+flag) {
+				return text + "; " + usage
+			}
+		}
+		return usage
 	}
 	if _, ok := errors.AsType[*hostapi.UnreachableError](err); ok {
 		return "`outcall ps` lists the running sessions; another one is named by --session NAME or --socket PATH"

@@ -120,7 +120,7 @@ func TestWhichSession(t *testing.T) {
 		}
 	}
 	want("no session is running", "bridge", "status")
-	want("outcall: error: daemon unreachable (/no/such.sock: no such file or directory)\n", "bridge", "status", "--socket", "/no/such.sock")
+	want("error: daemon unreachable (/no/such.sock: no such file or directory)\n", "bridge", "status", "--socket", "/no/such.sock")
 	startSession(t, env, "a")
 	startSession(t, env, "b")
 	want("several sessions are running, name one with --session: a, b", "rules", "list")
