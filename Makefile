@@ -10,7 +10,7 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s 
 UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 
 # program:Debian package, for all that the tests start
-NEEDS := curl:curl nft:nftables tmux:tmux vim:vim less:less git:git python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
+NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
 
 .PHONY: help build test unit integration users platform clients race lint bench microbench property fuzz repro deps clean
 
@@ -76,7 +76,7 @@ repro: ## two builds, the second with an empty cache, are the same bytes
 deps: # what the tests start: installed where we are root, named where not
 	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
 	if [ -n "$$missing" ]; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq $$missing; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 		else echo "the tests need these packages:$$missing (Debian: apt-get install$$missing)"; exit 1; fi; fi
 
 clean: ## what build made
