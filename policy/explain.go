@@ -65,6 +65,7 @@ type ExplainedStep struct {
 	Line       int               `json:"line,omitempty"`
 	Reason     string            `json:"reason"`
 	Structural bool              `json:"structural,omitempty"`
+	Values     []Value           `json:"values,omitempty"` // what the deciding rule's comparisons gave
 	Near       []NearMiss        `json:"near,omitempty"`
 }
 

@@ -17,7 +17,7 @@ func (s *Snapshot) explained(f *Facts, fl Flow, a Action, cond string) Explained
 	e := ExplainedStep{Layer: f.layer.String(), If: cond, Facts: map[string]any{}, Unknown: map[string]string{},
 		Word: fl.Word.String(), Action: a.String(), Rule: fl.RuleID(), Reason: fl.Reason, Structural: fl.Structural}
 	if fl.Rule != nil {
-		e.File, e.Line = fl.Rule.File, fl.Rule.Line
+		e.File, e.Line, e.Values = fl.Rule.File, fl.Rule.Line, fl.Rule.values(g)
 	}
 	var used FieldSet
 	for _, r := range s.rules {

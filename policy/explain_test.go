@@ -83,6 +83,23 @@ func TestExplainText(t *testing.T) {
 	}
 }
 
+// TestExplainValues: each comparison of the rule that decides is told with what
+// it gave.
+func TestExplainValues(t *testing.T) {
+	s := rules(t, `block domain(tls.sni, "evil.test") || http.path.matches("^/x")`,
+		`allow dns.query in ["a.test", "b.test"] || http.host == "a.test" && network.port != 22 && !(network.port > 1000) && size(process.args) > 3 || !http.host.endsWith(".b.test") && network.port >= 443`)
+	got := explain(t, s, "https://a.test/", pub).String()
+	for _, want := range []string{
+		`dns.query in ["a.test", "b.test"] is true`, `http.host == "a.test" is later`, `network.port != 22 is later`,
+		`domain(tls.sni, "evil.test") is false`, `http.path.matches("^/x") is hidden`, `size(process.args) > 3 is hidden`,
+		`!http.host.endsWith(".b.test") is later`, `network.port >= 443 is later`, `network.port < 1001 is later`, `dns.query in ["a.test", "b.test"] is absent`,
+	} {
+		if !strings.Contains(got, "           "+want+"\n") {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
 func TestExplainTargetErrors(t *testing.T) {
 	for _, target := range []string{"", "a.test", "ftp://a.test/", "a.test:0", "a.test:65536", "https://u:p@a.test/", "https://127.1/", "https://0x7f.1/", "dns://1.2.3.4", "tcp://a.test:1/x", "https://a..b/"} {
 		if x, err := (&Snapshot{}).Explain(ExplainQuery{Target: target}); err == nil {

@@ -56,6 +56,9 @@ func (st *ExplainedStep) write(b *strings.Builder) {
 	for _, k := range slices.Sorted(maps.Keys(st.Unknown)) {
 		fmt.Fprintf(b, "           %s is %s\n", k, st.Unknown[k])
 	}
+	for _, v := range st.Values {
+		fmt.Fprintf(b, "           %s is %s\n", escape.Text(v.Text), v.Value)
+	}
 	for _, n := range st.Near {
 		fmt.Fprintf(b, "           not rule %s (%s:%d): %s\n", escape.Text(n.Rule), escape.Text(n.File), n.Line, escape.Text(n.Why))
 	}

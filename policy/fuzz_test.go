@@ -87,6 +87,38 @@ func FuzzAllowTarget(f *testing.F) {
 	})
 }
 
+// FuzzTarget: what explain takes as a target has a canonical host and a port,
+// and is explained without a resolver.
+func FuzzTarget(f *testing.F) {
+	for _, s := range []string{"https://a.test/x?y", "a.test:22", "tcp://[::1]:80", "udp://a.test:53", "dns://a.test?type=TXT", "http://a.test./%2e%2e/", "https://127.1/", "dns://bücher.test?type=", "tcp://a%2etest:1"} {
+		f.Add(s)
+	}
+	s := rules(f, `block domain(tls.sni, "e.test")`, `allow dns.query == "a.test" || http.host == "a.test" && http.path.startsWith("/x/")`)
+	f.Fuzz(func(t *testing.T, text string) {
+		tg, err := parseTarget(text)
+		if err != nil {
+			return
+		}
+		if tg.port == 0 || tg.host == "" || tg.addr.IsValid() != (tg.name() == "") {
+			t.Errorf("%q: %+v", text, tg)
+		}
+		if n := tg.name(); n != "" {
+			if c, err := canonicalName(n); err != nil || c != n {
+				t.Errorf("%q: the name %q is not canonical: %q, %v", text, n, c, err)
+			}
+		}
+		x, err := s.Explain(ExplainQuery{Target: text, Who: who})
+		if err != nil || x.Verdict == "" {
+			t.Fatalf("%q: %v, %v", text, x, err)
+		}
+		for line := range strings.Lines(x.String()) {
+			if strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\r\x1b\u202e") {
+				t.Errorf("%q prints %q", text, line)
+			}
+		}
+	})
+}
+
 // FuzzCondition: any text compiles or not, and what compiles never panics and
 // never allows with nothing known what it denies with all known.
 func FuzzCondition(f *testing.F) {

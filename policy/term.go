@@ -48,6 +48,7 @@ const (
 // A leaf is an expression that CEL evaluates.
 type leaf struct {
 	prg    cel.Program
+	text   string // for people
 	fields FieldSet
 	bounds bool // evaluated under costLimit
 }

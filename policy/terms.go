@@ -12,6 +12,7 @@ import (
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/interpreter"
+	"cel.dev/cel-go/parser"
 )
 
 var errNotBool = errors.New("the condition gives no bool")
@@ -86,6 +87,11 @@ func (t *term) weight() int {
 // foldCIDR.
 func (p *planner) leaf(e ast.Expr) (*leaf, error) {
 	l := &leaf{fields: fieldsOf(e), bounds: needsLimit(e)}
+	if text, err := parser.Unparse(e, p.whole.SourceInfo()); err == nil {
+		l.text = text
+	} else { // a macro, which the parser has expanded
+		l.text = "an expression over " + l.fields.String()
+	}
 	opts := []cel.ProgramOption{
 		cel.OptimizeRegex(interpreter.MatchesRegexOptimization),
 		cel.CustomDecoratorV2(foldCIDR),
