@@ -37,6 +37,11 @@ type Event struct {
 	DurationMS int64     `json:"duration_ms,omitempty"`
 }
 
+// ViaPublish is Event.Via of a connection that came in by a published port. It
+// is the operator's and not the agent's: ip is where it came from, port the
+// one inside, and no rule is about it.
+const ViaPublish = "publish"
+
 // maxWhy bounds the cause of a failure in the audit.
 const maxWhy = 200
 

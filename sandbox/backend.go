@@ -13,6 +13,7 @@ import (
 	"outcall/policy"
 	"outcall/sandbox/gate"
 	"outcall/sandbox/hostapi"
+	"outcall/sandbox/session"
 )
 
 // startAPI opens host.sock.
@@ -39,6 +40,7 @@ func (b backend) Session(context.Context) (hostapi.Session, error) {
 		Mode: s.mode(), Weak: append([]string{}, s.cfg.Weak...), Link: s.linkName, IPv6: s.info.IPv6,
 		Socket: s.sess.Info.Socket, Audit: s.sess.Info.Audit, AuditHead: s.audit.w.Head(),
 		Rules: len(snap.Rules()), Files: snap.Files(), Version: s.cfg.Version,
+		Published: append([]session.Published{}, s.sess.Info.Published...),
 	}, nil
 }
 
@@ -60,10 +62,19 @@ func (b backend) Bridge(ctx context.Context) (hostapi.Bridge, error) {
 }
 
 // BridgeUp implements hostapi.Backend: the set-up of the start, once more.
-func (b backend) BridgeUp(ctx context.Context) error { return b.s.gate.BridgeUp(ctx) }
+func (b backend) BridgeUp(ctx context.Context) error {
+	err := b.s.gate.BridgeUp(ctx)
+	if err == nil && b.s.ports != nil {
+		b.s.ports.Shut(false)
+	}
+	return err
+}
 
 // BridgeDown implements hostapi.Backend.
 func (b backend) BridgeDown(ctx context.Context) error {
+	if b.s.ports != nil {
+		b.s.ports.Shut(true) // before the flows are ended, so that none begins behind that
+	}
 	if err := b.s.gate.BridgeDown(ctx); err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ func (s *supervisor) banner() {
 	if s.linkName != "packet" {
 		parts = append(parts, "link "+s.linkName)
 	}
+	for _, p := range s.sess.Info.Published {
+		parts = append(parts, "published "+p.String())
+	}
 	parts = append(parts, s.notes...)
 	s.say(strings.Join(parts, " · "))
 	if s.cfg.Verbose {

@@ -21,12 +21,16 @@ import (
 func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, error) {
 	serveCtx, stopServing := context.WithCancel(ctx)
 	serving, serveCtx := errgroup.WithContext(serveCtx)
-	for name, run := range map[string]func(context.Context) error{
+	parts := map[string]func(context.Context) error{
 		"netstack": s.stack.Run,
 		"pins":     s.pins.Run,
 		"NFLOG":    func(ctx context.Context) error { return s.nflog.Run(ctx, s.refuse) },
 		"losses":   s.watchLosses,
-	} {
+	}
+	if s.ports != nil {
+		parts["publish"] = func(ctx context.Context) error { return s.ports.Serve(ctx, s.inside, s.stack) }
+	}
+	for name, run := range parts {
 		serving.Go(func() error {
 			err := run(serveCtx)
 			if serveCtx.Err() != nil {

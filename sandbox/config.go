@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"outcall/policy"
+	"outcall/sandbox/publish"
 )
 
 // Config is one `outcall run`, already parsed and checked for usage. Relative
@@ -28,6 +29,8 @@ type Config struct {
 	Bridge    string       // outcall0
 	ProxyPort uint16       // 8080
 	NoProxy   bool
+
+	Publish []publish.Spec // --publish
 
 	Socket string // --socket, "" = default
 	Audit  string // --audit, "" = default

@@ -25,6 +25,7 @@ import (
 	"outcall/sandbox/hostapi"
 	"outcall/sandbox/idmap"
 	"outcall/sandbox/nft"
+	"outcall/sandbox/publish"
 	"outcall/sandbox/session"
 	"outcall/sandbox/view"
 	"outcall/shim/agentapi"
@@ -82,6 +83,8 @@ type supervisor struct {
 	dns      *dnsfilter.Filter
 	dialer   *egress.Dialer
 	stack    *netstack.Stack
+	ports    *publish.Ports  // nil: nothing is published
+	inside   *publish.Inside // with ports
 	api      *hostapi.Server
 	agent    *agentapi.Server
 	denials  agentapi.Denials
@@ -163,6 +166,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		{"nftables", s.startTable},
 		{"attribution", s.startAttribution},
 		{"netstack", s.startStack},
+		{"publish", s.startPublish},
 		{"agent socket", s.startAgent},
 		{"host socket", s.startAPI},
 	} {

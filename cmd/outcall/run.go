@@ -16,6 +16,7 @@ import (
 
 	"outcall/policy"
 	"outcall/sandbox"
+	"outcall/sandbox/publish"
 	"outcall/sandbox/session"
 )
 
@@ -28,7 +29,7 @@ const (
 
 // runFlags are the flags of run as written.
 type runFlags struct {
-	rules, allow, upstreams, binds, weak, env []string
+	rules, allow, publish, upstreams, binds, weak, env []string
 
 	name, mode, proxy, subnet, bridge, audit, link, workdir string
 
@@ -74,6 +75,7 @@ func (f *runFlags) add(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringArrayVarP(&f.rules, "rules", "r", nil, "rule file or directory of *.yaml and *.yml, at `PATH` (repeatable)")
 	fs.StringArrayVarP(&f.allow, "allow", "a", nil, "allow `TARGET`: HOST, HOST:PORT, .HOST, CIDR[:PORT] or preset:NAME (repeatable)")
+	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "let `[IP:]HOSTPORT:PORT` of the host lead to a port inside; HOSTPORT 0 picks one (repeatable)")
 	fs.StringVarP(&f.name, "name", "n", "", "session `NAME` (default <command>-<letter><3 hex>)")
 	fs.StringVar(&f.mode, "mode", "enforce", "run in `MODE`: enforce, or observe (let pass, and note what the rules would deny)")
 	fs.StringSliceVar(&f.upstreams, "dns-upstream", nil, "resolvers `IP[:PORT],...` (default: the host's resolv.conf)")
@@ -185,6 +187,13 @@ func (f *runFlags) checkNet(cfg *sandbox.Config) error {
 	cfg.Subnet = subnet
 	if f.bridge == "" || len(f.bridge) > maxBridgeName || session.CheckName(f.bridge) != nil {
 		return fmt.Errorf("--bridge %q: want an interface name of 1 to %d letters, digits, '.', '_' and '-'", f.bridge, maxBridgeName)
+	}
+	for _, p := range f.publish {
+		spec, err := publish.Parse(p)
+		if err != nil {
+			return err
+		}
+		cfg.Publish = append(cfg.Publish, spec)
 	}
 	if f.proxyPort == 0 {
 		return errors.New("--proxy-port 0: want 1 to 65535")

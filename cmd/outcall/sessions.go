@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,9 +28,14 @@ func (a *app) psCommand() *cobra.Command {
 			live = []session.Info{}
 		}
 		return a.print(*asJSON, live, func(w io.Writer) {
-			row(w, "NAME", "PID", "STARTED", "COMMAND")
+			row(w, "NAME", "PID", "STARTED", "PUBLISHED", "COMMAND")
 			for _, i := range live {
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", escape.Text(i.Name), i.PID, i.Started.Local().Format(time.DateTime), escape.Join(i.Command))
+				var ports []string
+				for _, p := range i.Published {
+					ports = append(ports, p.String())
+				}
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", escape.Text(i.Name), i.PID, i.Started.Local().Format(time.DateTime),
+					escape.Text(strings.Join(ports, ",")), escape.Join(i.Command))
 			}
 		})
 	})

@@ -29,7 +29,7 @@ type Line struct {
 var operations = map[string]func(args []string){
 	"tcp": tcpOp, "udp": udpOp, "icmp": icmpOp, "raw": rawOp, "tls": tlsOp, "bytes": bytesOp, "scan": scanOp, "flood": floodOp, "cable": cableOp, "idle": idleOp, "hold": holdOp,
 	"keep": keepOp,
-	"dns":  dnsOp, "dnsraw": dnsrawOp, "dnspipe": dnspipeOp, "sweep": sweepOp, "ws": wsOp, "connect": connectOp, "serve": serveOp,
+	"dns":  dnsOp, "dnsraw": dnsrawOp, "dnspipe": dnspipeOp, "sweep": sweepOp, "ws": wsOp, "answer": answerOp, "connect": connectOp, "serve": serveOp,
 	"families": familiesOp, "iouring": iouringOp, "keys": keysOp, "calls": callsOp, "foreign": foreignOp,
 	"signal": signalOp, "signals": signalsOp, "tiocsti": tiocstiOp, "crash": crashOp,
 	"netadmin": netadminOp, "outer": outerOp, "namespaces": namespacesOp, "look": lookOp,

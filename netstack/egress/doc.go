@@ -77,5 +77,5 @@ func classify(addr netip.AddrPort, err error) *Error {
 	return &Error{Kind: k, Addr: addr, Err: err}
 }
 
-// Keep-alive probes find a dead peer of an idle flow.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: waits.KeepIdle, Interval: waits.KeepInterval, Count: waits.KeepCount}
+// KeepAlive are the probes that find a dead peer of an idle flow.
+var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: waits.KeepIdle, Interval: waits.KeepInterval, Count: waits.KeepCount}

@@ -38,7 +38,7 @@ type Dialer struct {
 
 // New checks cfg and returns a Dialer.
 func New(cfg Config) (*Dialer, error) {
-	d := &Dialer{cfg: cfg, net: net.Dialer{KeepAliveConfig: keepAlive}}
+	d := &Dialer{cfg: cfg, net: net.Dialer{KeepAliveConfig: KeepAlive}}
 	if cfg.Proxy == nil {
 		return d, nil
 	}

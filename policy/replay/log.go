@@ -57,6 +57,9 @@ func (l *Log) Total() int {
 
 // Add takes the next line.
 func (l *Log) Add(e policy.Event) {
+	if e.Via == policy.ViaPublish {
+		return // no attempt of the agent's
+	}
 	layer := layerOf(e.Layer)
 	switch e.Event {
 	case "overflow":

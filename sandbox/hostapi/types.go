@@ -1,24 +1,29 @@
 package hostapi
 
-import "time"
+import (
+	"time"
+
+	"outcall/sandbox/session"
+)
 
 // Session answers GET /api/v1/session.
 type Session struct {
-	Name      string    `json:"name"`
-	Agent     string    `json:"agent"`
-	PID       int       `json:"pid"` // of the supervisor
-	Command   []string  `json:"command"`
-	Started   time.Time `json:"started"`
-	Mode      string    `json:"mode"` // enforce or observe
-	Weak      []string  `json:"weak"` // weaker modes in force
-	Link      string    `json:"link"` // packet or tap
-	IPv6      bool      `json:"ipv6"`
-	Socket    string    `json:"socket"`
-	Audit     string    `json:"audit"`
-	AuditHead string    `json:"audit_head"` // hash of the last audit line
-	Rules     int       `json:"rules"`
-	Files     int       `json:"files"`
-	Version   string    `json:"version"`
+	Name      string              `json:"name"`
+	Agent     string              `json:"agent"`
+	PID       int                 `json:"pid"` // of the supervisor
+	Command   []string            `json:"command"`
+	Started   time.Time           `json:"started"`
+	Mode      string              `json:"mode"` // enforce or observe
+	Weak      []string            `json:"weak"` // weaker modes in force
+	Link      string              `json:"link"` // packet or tap
+	IPv6      bool                `json:"ipv6"`
+	Socket    string              `json:"socket"`
+	Audit     string              `json:"audit"`
+	AuditHead string              `json:"audit_head"` // hash of the last audit line
+	Rules     int                 `json:"rules"`
+	Files     int                 `json:"files"`
+	Version   string              `json:"version"`
+	Published []session.Published `json:"published"` // ports of the host that lead inside
 }
 
 // Bridge answers GET /api/v1/bridge. Index is nil while the link is down.

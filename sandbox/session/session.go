@@ -16,17 +16,26 @@ import (
 
 // Info is the content of session.json.
 type Info struct {
-	Name      string    `json:"name"`
-	Agent     string    `json:"agent"`
-	PID       int       `json:"pid"`        // of the supervisor
-	StartTime uint64    `json:"start_time"` // of that process, clock ticks since boot
-	Command   []string  `json:"command"`
-	Started   time.Time `json:"started"`
-	Socket    string    `json:"socket"`
-	Audit     string    `json:"audit,omitempty"`
-	Rules     []string  `json:"rules,omitempty"`   // --rules: no other session's command may write them
-	Scratch   string    `json:"scratch,omitempty"` // behind the command's /tmp, where that is not below the session's directory
+	Name      string      `json:"name"`
+	Agent     string      `json:"agent"`
+	PID       int         `json:"pid"`        // of the supervisor
+	StartTime uint64      `json:"start_time"` // of that process, clock ticks since boot
+	Command   []string    `json:"command"`
+	Started   time.Time   `json:"started"`
+	Socket    string      `json:"socket"`
+	Audit     string      `json:"audit,omitempty"`
+	Rules     []string    `json:"rules,omitempty"` // --rules: no other session's command may write them
+	Published []Published `json:"published,omitempty"`
+	Scratch   string      `json:"scratch,omitempty"` // behind the command's /tmp, where that is not below the session's directory
 }
+
+// Published is one port of the host that leads inside.
+type Published struct {
+	Host string `json:"host"` // ADDR:PORT
+	Port uint16 `json:"port"` // inside
+}
+
+func (p Published) String() string { return fmt.Sprintf("%s->%d", p.Host, p.Port) }
 
 const (
 	infoFile   = "session.json"
@@ -200,6 +209,17 @@ func (s *Session) SetScratch(ctx context.Context, path string) error {
 	}
 	defer unlock()
 	s.Info.Scratch = path
+	return s.write()
+}
+
+// SetPublished notes which ports of the host lead inside, for ps.
+func (s *Session) SetPublished(ctx context.Context, ports []Published) error {
+	unlock, err := lockRoot(ctx, s.root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.Info.Published = ports
 	return s.write()
 }
 
