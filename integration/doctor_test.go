@@ -89,7 +89,7 @@ func notOneRoot(t *testing.T) {
 }
 
 // mayBeWeak are layers that a good machine can have less of.
-var mayBeWeak = []string{"tap device", "subordinate ids"}
+var mayBeWeak = []string{"tap device", "subordinate ids", "protocols"}
 
 func mustBeWell(t *testing.T, c checkup, weak ...string) {
 	t.Helper()
@@ -104,7 +104,7 @@ func TestDoctorWell(t *testing.T) {
 	b := harness.New(t)
 	mustBeWell(t, readCheckup(t, b, b.Outcall("doctor", "--json")))
 	r := b.Outcall("doctor").Must(t, 0)
-	mustContain(t, "text", r.Stdout, append([]string{"A session would start here.", "other UDP and ICMP are refused", "io_uring_setup", "ioctl(TIOCSTI)"}, doctorLayers...)...)
+	mustContain(t, "text", r.Stdout, append([]string{"A session would start here.", "TCP, UDP, QUIC", "io_uring_setup", "ioctl(TIOCSTI)"}, doctorLayers...)...)
 	mustLack(t, "text", r.Stdout, "missing", "untried")
 	if r.Stderr != "" {
 		t.Errorf("standard error %q", r.Stderr)

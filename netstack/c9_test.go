@@ -94,7 +94,7 @@ func newC9(t *testing.T, sink string) *c9 {
 	go s.serveSink(ln)
 	t.Cleanup(func() { ln.Close() })
 	s.bed = newBed(t, rule("a", "allow", "true"), func(c *Config, _ *timeouts) {
-		c.Pins, c.DNS, c.Egress = c9Pins{s}, c9Resolver{s}, c9Dialer(ln.Addr().String())
+		c.Pins, c.DNS, c.Egress = c9Pins{s}, c9Resolver{s}, c9Dialer{to: ln.Addr().String()}
 		c.Attributor = c9Attributor{}
 		s.hosts = c.Host
 	})
@@ -136,10 +136,13 @@ type c9Attributor struct{}
 
 func (c9Attributor) Attribute(context.Context, Tuple) *policy.Process { return c9Process }
 
-type c9Dialer string
+type c9Dialer struct {
+	Dialer // nil: the flows are TCP
+	to     string
+}
 
 func (d c9Dialer) Dial(ctx context.Context, _ string, _ netip.AddrPort) (*egress.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", string(d))
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.to)
 	if err != nil {
 		return nil, err
 	}

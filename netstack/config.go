@@ -63,6 +63,9 @@ type Names interface {
 // A Dialer opens the outward side of a flow (package egress).
 type Dialer interface {
 	Dial(ctx context.Context, name string, dst netip.AddrPort) (*egress.Conn, error)
+	// DialUDP and DialEcho send nothing and do not wait.
+	DialUDP(name string, dst netip.AddrPort) (*egress.Datagrams, error)
+	DialEcho(name string, dst netip.Addr) (*egress.Datagrams, error)
 }
 
 // Config is what a Stack is made of. All fields but Attributor, Host and
@@ -86,7 +89,8 @@ type Config struct {
 
 // Limits of a session; each is reached by a test.
 const (
-	// MaxFlows is the number of TCP flows. At the limit the longest idle goes.
+	// MaxFlows is the number of flows of every protocol. At the limit the
+	// longest idle goes.
 	MaxFlows = 16384
 	// MaxDialing is the number of connects in progress to one address and
 	// port; more wait their turn, they are not refused.
@@ -106,6 +110,8 @@ type timeouts struct {
 	first   time.Duration // the first flight from its first octet (contract: 10 s)
 	idle    time.Duration // HTTP between two requests
 	ask     time.Duration // for the answer to Expect: 100-continue, before the body goes all the same
+	udp     time.Duration // UDP without a datagram either way
+	echo    time.Duration // ICMP echo likewise
 	dial    time.Duration // one connect, all its addresses together
 	resolve time.Duration
 	linger  time.Duration // after a refusal in words, for the client to read it
@@ -114,7 +120,9 @@ type timeouts struct {
 var defaultTimeouts = timeouts{
 	first:   10 * time.Second,
 	idle:    waits.HTTP,
-	ask:     time.Second,      // what curl and Go wait
+	ask:     time.Second, // what curl and Go wait
+	udp:     waits.UDP,
+	echo:    waits.Echo,
 	dial:    75 * time.Second, // beyond a client's own patience; the kernel's own is 127 s
 	resolve: 15 * time.Second,
 	linger:  2 * time.Second,

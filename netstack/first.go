@@ -172,21 +172,24 @@ func classify(b []byte, end bool) (flight, bool) {
 }
 
 // judge asks for a verdict on content and keeps it for reloads.
-func (d *duplex) judge(facts *policy.Facts) ruling {
-	snap := d.s.snapshot()
+func (d *duplex) judge(facts *policy.Facts) ruling { return d.s.content(d.f, facts, d.name, d.dst) }
+
+// content asks for a verdict on what a flow's bytes turned out to be, and keeps
+// it for reloads. name is the flow's own, where the bytes say none.
+func (s *Stack) content(f *flow, facts *policy.Facts, name string, dst netip.AddrPort) ruling {
+	snap := s.snapshot()
 	if snap == nil {
 		return structural("no rules are loaded")
 	}
-	cands := d.s.candidates(d.f, facts.Name(), d.dst.Addr())
-	r := d.s.rule(facts.Layer(), snap.Content(facts, d.dst.Addr(), cands, d.s.cfg.Host()), len(cands) > 0)
+	cands := s.candidates(f, facts.Name(), dst.Addr())
+	r := s.rule(facts, snap.Content(facts, dst.Addr(), cands, s.cfg.Host()), len(cands) > 0)
 	if r.pass {
-		name := d.name
 		if r.Name != "" {
 			name = r.Name
 		}
-		d.f.hold(d.s.cfg.Pins, name, d.dst.Addr())
-		d.f.bind(name, d.dst, step{facts.Layer(), facts, d.dst.Addr(), r.allowedBy()})
-		if !d.s.current(d.f, snap) {
+		f.hold(s.cfg.Pins, name, dst.Addr())
+		f.bind(name, dst, step{facts.Layer(), facts, dst.Addr(), r.allowedBy()})
+		if !s.current(f, snap) {
 			return structural(errRevoked.Error())
 		}
 	}

@@ -19,8 +19,9 @@ var (
 	errRevoked = errors.New("the rules deny it now")
 )
 
-// A flow is one TCP connection of the agent while it lives: transparent, to
-// the proxy, or to a resolver.
+// A flow of the agent while it lives is one TCP connection (transparent, to the
+// proxy, or to a resolver), the datagrams of one UDP socket to one address, or
+// the echo requests with one identifier to one address.
 type flow struct {
 	id    string
 	tuple Tuple

@@ -285,7 +285,7 @@ func (h *httpConn) judge(r *httphead.Request, dst netip.AddrPort) ruling {
 	if dst.Addr().IsValid() {
 		cands = h.s.candidates(h.f, facts.Name(), dst.Addr())
 	}
-	rul := h.s.rule(policy.LayerRequest, snap.Content(facts, dst.Addr(), cands, h.s.cfg.Host()), len(cands) > 0)
+	rul := h.s.rule(facts, snap.Content(facts, dst.Addr(), cands, h.s.cfg.Host()), len(cands) > 0)
 	if rul.pass && dst.Addr().IsValid() {
 		h.f.hold(h.s.cfg.Pins, facts.Name(), dst.Addr())
 		h.f.bind(r.Host.Host, dst, step{policy.LayerRequest, facts, dst.Addr(), rul.allowedBy()})

@@ -110,8 +110,12 @@ func (p *packet) parse6(b []byte) (src, dst netip.Addr, err error) {
 	return src, dst, errPacket
 }
 
-// ports returns the ports where the protocol has them and they are there.
+// ports returns the ports where the protocol has them and they are there; an
+// echo request has its identifier as the source's.
 func (p *packet) ports() (src, dst uint16) {
+	if p.echoRequest() {
+		return binary.BigEndian.Uint16(p.l4[4:]), 0
+	}
 	if p.fragment || p.proto != protoTCP && p.proto != protoUDP || len(p.l4) < 4 {
 		return 0, 0
 	}
@@ -126,13 +130,50 @@ func (p *packet) tcp() header.TCP {
 	return header.TCP(p.l4)
 }
 
+// udpPayload returns what the UDP header says is the datagram's.
+func (p *packet) udpPayload() ([]byte, error) {
+	if len(p.l4) < header.UDPMinimumSize {
+		return nil, errPacket
+	}
+	size := int(header.UDP(p.l4).Length())
+	if size < header.UDPMinimumSize || size > len(p.l4) {
+		return nil, errPacket
+	}
+	return p.l4[header.UDPMinimumSize:size], nil
+}
+
 // quiet packets are no attempt to reach anything, and get no answer: what the
-// agent's kernel sends by itself about its neighbours and groups.
+// agent's kernel sends by itself about its neighbours and groups, and of a
+// datagram whose socket is gone. Nobody inside can make one (kernel.md: raw
+// sockets are the owner's of the network namespace).
 func (p *packet) quiet() bool {
 	if !p.dst.Addr().IsMulticast() {
-		return false
+		return p.unreachable()
 	}
 	return p.proto == protoIGMP || p.proto == protoICMPv6 && len(p.l4) > 0 && p.l4[0] >= 130
+}
+
+// unreachable is an ICMP message that tells of a packet not delivered.
+func (p *packet) unreachable() bool {
+	if p.part || len(p.l4) == 0 {
+		return false
+	}
+	return p.proto == protoICMP && p.l4[0] == 3 || p.proto == protoICMPv6 && p.l4[0] == 1
+}
+
+// The types of echo messages (RFC 792, RFC 4443).
+const (
+	echoRequest4, echoReply4 = 8, 0
+	echoRequest6, echoReply6 = 128, 129
+	echoHeader               = 8 // type, code, checksum, identifier, sequence number
+)
+
+// echoRequest tells whether the packet is a whole one.
+func (p *packet) echoRequest() bool {
+	if p.part || len(p.l4) < echoHeader || p.l4[1] != 0 {
+		return false
+	}
+	return p.proto == protoICMP && p.l4[0] == echoRequest4 || p.proto == protoICMPv6 && p.l4[0] == echoRequest6
 }
 
 // ipHeader writes an IP header for size octets of payload into a new packet.
@@ -185,12 +226,16 @@ func tcpReset(p packet) []byte {
 }
 
 // The ICMP answers, each as type and code of ICMPv4 (RFC 1812 section
-// 5.2.7.1) and ICMPv6 (RFC 4443 section 3.1).
-type icmpCode struct{ t4, c4, t6, c6 uint8 }
+// 5.2.7.1) and ICMPv6 (RFC 4443 section 3.1). mtu is that of a packet too big.
+type icmpCode struct {
+	t4, c4, t6, c6 uint8
+	mtu            uint32
+}
 
 var (
-	adminProhibited = icmpCode{3, 13, 1, 1}
-	hostUnreachable = icmpCode{3, 1, 1, 3}
+	adminProhibited = icmpCode{3, 13, 1, 1, 0}
+	hostUnreachable = icmpCode{3, 1, 1, 3, 0}
+	portUnreachable = icmpCode{3, 3, 1, 4, 0}
 )
 
 // Quoted octets: RFC 1812 section 4.3.2.3 and RFC 4443 section 2.4.
@@ -214,6 +259,7 @@ func icmpError(raw []byte, gw4, gw6 netip.Addr, code icmpCode) []byte {
 		quote := raw[:min(len(raw), maxQuote4)]
 		all, body := ipHeader(gw4, dst, protoICMP, 8+len(quote))
 		body[0], body[1] = code.t4, code.c4
+		binary.BigEndian.PutUint32(body[4:], code.mtu) // RFC 1191: its lower half
 		copy(body[8:], quote)
 		binary.BigEndian.PutUint16(body[2:], ^checksum.Checksum(body, 0))
 		return all
@@ -224,8 +270,32 @@ func icmpError(raw []byte, gw4, gw6 netip.Addr, code icmpCode) []byte {
 	quote := raw[:min(len(raw), maxQuote6)]
 	all, body := ipHeader(gw6, dst, protoICMPv6, 8+len(quote))
 	body[0], body[1] = code.t6, code.c6
+	binary.BigEndian.PutUint32(body[4:], code.mtu)
 	copy(body[8:], quote)
 	binary.BigEndian.PutUint16(body[2:], seal(gw6, dst, protoICMPv6, body))
+	return all
+}
+
+// echoReply is the reply to the agent's echo requests in an ICMP message of
+// the outside, which has an identifier of the host's kernel; nil where it is
+// none.
+func echoReply(src, dst netip.Addr, identifier uint16, msg []byte) []byte {
+	proto, reply := uint8(protoICMP), uint8(echoReply4)
+	if dst.Is6() {
+		proto, reply = protoICMPv6, echoReply6
+	}
+	if len(msg) < echoHeader || len(msg) > 0xffff-header.IPv4MinimumSize || msg[0] != reply || msg[1] != 0 {
+		return nil
+	}
+	all, body := ipHeader(src, dst, proto, len(msg))
+	copy(body, msg)
+	binary.BigEndian.PutUint16(body[2:], 0)
+	binary.BigEndian.PutUint16(body[4:], identifier)
+	sum := ^checksum.Checksum(body, 0)
+	if dst.Is6() {
+		sum = seal(src, dst, proto, body)
+	}
+	binary.BigEndian.PutUint16(body[2:], sum)
 	return all
 }
 

@@ -144,7 +144,7 @@ func (h *httpConn) weigh(snap *policy.Snapshot, t target, addrs []netip.Addr) (o
 		dst := netip.AddrPortFrom(a, t.port)
 		facts := t.facts(dst)
 		cands := h.s.cfg.Pins.Candidates(a)
-		rul := h.s.rule(t.layer, snap.Content(facts, a, cands, h.s.cfg.Host()), !t.auth.IsAddr() || len(cands) > 0)
+		rul := h.s.rule(facts, snap.Content(facts, a, cands, h.s.cfg.Host()), !t.auth.IsAddr() || len(cands) > 0)
 		if rul.pass {
 			out.addrs = append(out.addrs, judged{dst, rul, facts})
 		}

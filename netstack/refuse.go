@@ -18,9 +18,10 @@ import (
 // least the first 128 octets of it, from the IP header on, and is copied. The
 // process behind it is found, the verdict written, and the client sees a
 // reset or ICMP admin-prohibited. Where the rules would let the packet pass
-// after all (its pin was renewed just now) a SYN goes on as if it had come over
-// the link, since the client's retransmission takes a second. It never blocks;
-// a packet that finds no free slot is lost.
+// after all (its pin was renewed just now) a SYN, or what is whole of UDP and
+// ICMP, goes on as if it had come over the link, since the client's
+// retransmission takes a second. It never blocks; a packet that finds no free
+// slot is lost.
 func (s *Stack) Refuse(b []byte) { s.refuseLogged(b, "") }
 
 // RefuseUnanswered is Refuse for a packet that no rule lets pass and that has
@@ -74,16 +75,18 @@ func (s *Stack) refuse(ctx context.Context, p packet) {
 	s.inject(icmpError(p.raw, s.cfg.Gateway4, s.cfg.Gateway6, adminProhibited))
 }
 
-// readmit hands a logged SYN to the stack, where it is judged as any other. One
-// of which the log has cut off the end waits for its retransmission.
+// readmit hands a logged packet to the stack, where it is judged as any other.
+// One of which the log has cut off the end waits for its retransmission.
 func (s *Stack) readmit(p packet) {
-	t := p.tcp()
-	if t == nil || len(p.l4) != p.payload {
+	if len(p.l4) != p.payload {
 		return
 	}
-	// The table logs a packet before its checksum is made.
-	t.SetChecksum(0)
-	t.SetChecksum(seal(p.src.Addr(), p.dst.Addr(), protoTCP, p.l4))
+	// The table logs a packet before its checksum is made. Of UDP and ICMP
+	// nobody here looks at it.
+	if t := p.tcp(); t != nil {
+		t.SetChecksum(0)
+		t.SetChecksum(seal(p.src.Addr(), p.dst.Addr(), protoTCP, p.l4))
+	}
 	proto := header.IPv4ProtocolNumber
 	if p.src.Addr().Is6() {
 		proto = header.IPv6ProtocolNumber
@@ -93,7 +96,7 @@ func (s *Stack) readmit(p packet) {
 	s.cfg.Link.Endpoint().DeliverNetworkPacket(proto, pkt)
 }
 
-// judgePacket asks for the verdict. Only a SYN can pass in the end.
+// judgePacket asks for the verdict. Only what begins a flow can pass.
 func (s *Stack) judgePacket(ctx context.Context, p packet) (Tuple, ruling) {
 	t := Tuple{Src: p.src, Dst: p.dst}
 	switch {
@@ -116,13 +119,13 @@ func (s *Stack) judgePacket(ctx context.Context, p packet) (Tuple, ruling) {
 		t.Proto = policy.UDP
 	case p.proto == protoICMP || p.proto == protoICMPv6:
 		t.Proto = policy.ICMP
+		if !p.echoRequest() {
+			return t, structural("an ICMP message that is no echo request")
+		}
 	default:
 		return t, structural(fmt.Sprintf("IP protocol %d cannot be judged", p.proto))
 	}
 	r, _, _ := s.judgeFlow(ctx, t, s.attribute(ctx, t))
-	if r.pass && t.Proto != policy.TCP {
-		r = structural(string(t.Proto) + " is not carried")
-	}
 	return t, r
 }
 
@@ -168,9 +171,11 @@ func (s *Stack) inject(b []byte) {
 	if b[0]>>4 == 6 {
 		proto = header.IPv6ProtocolNumber
 	}
-	// A full link loses the answer, as a wire would; the link knows the peer.
-	if err := s.net.WritePacketToRemote(nic, "", proto, buffer.MakeWithData(b)); err != nil {
-		s.stats.lost.Add(1)
+	for _, p := range fragments(b, int(s.cfg.Link.Endpoint().MTU())) {
+		// A full link loses the answer, as a wire would; the link knows the peer.
+		if err := s.net.WritePacketToRemote(nic, "", proto, buffer.MakeWithData(p)); err != nil {
+			s.stats.lost.Add(1)
+		}
 	}
 }
 
@@ -181,13 +186,8 @@ func rawPacket(pkt *stack.PacketBuffer) []byte {
 	return append(b, pkt.Data().AsRange().ToSlice()...)
 }
 
-// datagram takes every UDP packet: DNS questions to whatever address are
-// answered, all else is refused. It runs on the link's reader and never blocks.
-func (s *Stack) datagram(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	if id.LocalPort != dnsPort {
-		s.Refuse(rawPacket(pkt))
-		return true
-	}
+// question hands one DNS datagram to the filter.
+func (s *Stack) question(id stack.TransportEndpointID, pkt *stack.PacketBuffer) {
 	src := netip.AddrPortFrom(fromAddr(id.RemoteAddress), id.RemotePort)
 	dst := netip.AddrPortFrom(fromAddr(id.LocalAddress), id.LocalPort)
 	msg := pkt.Data().AsRange().ToSlice()
@@ -196,11 +196,4 @@ func (s *Stack) datagram(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 			s.inject(udpPacket(dst, src, reply))
 		}
 	})
-	return true
-}
-
-// echo takes every ICMP packet that the stack does not handle by itself.
-func (s *Stack) echo(_ stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	s.Refuse(rawPacket(pkt))
-	return true
 }

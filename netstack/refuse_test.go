@@ -163,7 +163,7 @@ func TestTCPResetNumbers(t *testing.T) {
 }
 
 func TestUDPRefusedAndDNSAnswered(t *testing.T) {
-	b := newBed(t, rule("a", "allow", "true"))
+	b := newBed(t, rule("a", "allow", `network.protocol == "tcp"`))
 	for _, addr := range []netip.Addr{netip.MustParseAddr("8.8.8.8"), gw4, gw6, shared6} {
 		a, p := full(ap(addr, 53))
 		c, err := gonet.DialUDP(b.agent, nil, &a, p)

@@ -51,7 +51,7 @@ func (s *Stack) standing(f *flow, snap *policy.Snapshot) bool {
 		} else {
 			out = snap.Content(st.facts.Clone(), st.addr, cands, h)
 		}
-		if r := s.rule(st.layer, out, len(cands) > 0); !r.pass {
+		if r := s.rule(st.facts, out, len(cands) > 0); !r.pass {
 			i := f.info()
 			r = s.byRule(snap, st, i.Host, r)
 			e := eventOf(f.id, i.Dst, i.Protocol, i.Host, i.Process)
@@ -74,7 +74,7 @@ func (s *Stack) byRule(snap *policy.Snapshot, st step, name string, r ruling) ru
 	if st.layer == policy.LayerFlow {
 		judge = snap.Flow
 	}
-	if again := s.rule(st.layer, judge(st.facts.Clone(), st.addr, own, h), true); !again.pass {
+	if again := s.rule(st.facts, judge(st.facts.Clone(), st.addr, own, h), true); !again.pass {
 		return again
 	}
 	return r

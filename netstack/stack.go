@@ -19,6 +19,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"outcall/netstack/quic"
 	"outcall/policy"
 )
 
@@ -32,6 +33,9 @@ type Stack struct {
 	times              timeouts
 	net                *stack.Stack
 	flows              registry
+	mux                mux        // of UDP and ICMP flows
+	seen               *quic.Seen // the session's ClientHellos over QUIC
+	held               atomic.Int64
 	gates              gates
 	syns               synTable
 	asked              judgingSet
@@ -61,6 +65,7 @@ func New(cfg Config) (*Stack, error) {
 		packets:   make(chan struct{}, maxPackets),
 		questions: make(chan struct{}, maxQuestions),
 		lender:    newLender(largeBuffers),
+		seen:      quic.NewSeen(),
 		net: stack.New(stack.Options{
 			// No neighbour discovery, no address configuration, no multicast
 			// listener reports: the zero options turn all of them off. A packet
@@ -75,6 +80,7 @@ func New(cfg Config) (*Stack, error) {
 	}
 	quietLogs()
 	s.flows.init(MaxFlows)
+	s.mux.init(MaxFlows + maxPackets)
 	s.gates.init(MaxDialing)
 	if err := s.tune(); err != nil {
 		return nil, err
@@ -105,11 +111,9 @@ func (s *Stack) tune() error {
 		s.syns.note(id, pkt)
 		return fwd.HandlePacket(id, pkt)
 	})
-	s.net.SetTransportProtocolHandler(udp.ProtocolNumber, s.datagram)
-	// Handled here, so that the stack forges no echo reply for an address
-	// that is not its own (libs.md 2.2).
-	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber4, s.echo)
-	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.echo)
+	s.net.SetTransportProtocolHandler(udp.ProtocolNumber, s.udp)
+	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber4, s.icmp)
+	s.net.SetTransportProtocolHandler(icmp.ProtocolNumber6, s.icmp)
 	return nil
 }
 
@@ -255,7 +259,7 @@ type counters struct {
 // Stats are counts since the start.
 type Stats struct {
 	Flows   int   // live now
-	Total   int64 // TCP flows that were asked for
+	Total   int64 // flows that were asked for
 	Refused int64 // denials that this package answered
 	Lost    int64 // packets that no worker took
 	Panics  int64

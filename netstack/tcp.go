@@ -123,7 +123,7 @@ func (s *Stack) judgeFlow(ctx context.Context, t Tuple, proc *policy.Process) (r
 	if snap == nil {
 		return structural("no rules are loaded"), nil, facts
 	}
-	return s.rule(policy.LayerFlow, snap.Flow(facts, t.Dst.Addr(), cands, s.cfg.Host()), len(cands) > 0), snap, facts
+	return s.rule(facts, snap.Flow(facts, t.Dst.Addr(), cands, s.cfg.Host()), len(cands) > 0), snap, facts
 }
 
 // renew resolves the names of expired pins again, so that the address is
@@ -162,7 +162,7 @@ func (s *Stack) candidates(f *flow, name string, addr netip.Addr) []policy.Candi
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.times.resolve)
 	defer cancel()
-	s.resolveAgain(ctx, name, Tuple{Proto: policy.TCP, Src: f.tuple.Src, Dst: netip.AddrPortFrom(addr, f.tuple.Dst.Port())}, f.proc)
+	s.resolveAgain(ctx, name, Tuple{Proto: f.tuple.Proto, Src: f.tuple.Src, Dst: netip.AddrPortFrom(addr, f.tuple.Dst.Port())}, f.proc)
 	return s.cfg.Pins.Candidates(addr)
 }
 

@@ -42,14 +42,15 @@ func structural(reason string) ruling {
 	return ruling{Flow: policy.Flow{Structural: true, Outcome: policy.Outcome{Reason: reason}}}
 }
 
-// rule turns an outcome into a ruling by policy's table. pinned is as in
-// policy.Act.
-func (s *Stack) rule(l policy.Layer, out policy.Flow, pinned bool) ruling {
+// rule turns what the rules say of the facts into a ruling by policy's table.
+// pinned is as in policy.Act.
+func (s *Stack) rule(facts *policy.Facts, out policy.Flow, pinned bool) ruling {
 	r := ruling{Flow: out}
+	l, proto := facts.Layer(), facts.Proto()
 	s.failed(l, out.Failed)
-	act := policy.Act(l, policy.TCP, out.Outcome, pinned)
+	act := policy.Act(l, proto, out.Outcome, pinned)
 	if s.cfg.Observe {
-		act, r.would = policy.Observe(l, policy.TCP, out, pinned)
+		act, r.would = policy.Observe(l, proto, out, pinned)
 	}
 	r.pass = act != policy.Refuse
 	r.hold = act == policy.Hold

@@ -8,7 +8,8 @@ import (
 // An ExplainQuery is what Explain is asked.
 type ExplainQuery struct {
 	// Target is https://host/path, http://host/path, host:port,
-	// tcp://host:port, udp://host:port or dns://name?type=A.
+	// tcp://host:port, udp://host:port, icmp://host (an echo request) or
+	// dns://name?type=A.
 	Target string
 	Who    Who
 	// Method is that of a plain HTTP request; "" is GET.
@@ -27,6 +28,10 @@ type ExplainQuery struct {
 	// Pinned returns the names that are live at an address in a session, the
 	// one resolved last first. May be nil: then the target's name is alone.
 	Pinned func(netip.Addr) []Candidate
+	// CannotGoOut says why no datagram of a protocol goes to an address,
+	// whatever the rules are: the host has no ping sockets, a proxy carries TCP
+	// only. It asks nobody. May be nil.
+	CannotGoOut func(p Proto, name string, dst netip.AddrPort) string
 }
 
 // An Explanation is the answer: the verdict of each way to the target, and
@@ -110,7 +115,7 @@ func (s *Snapshot) Explain(q ExplainQuery) (*Explanation, error) {
 func (s *Snapshot) explain(q ExplainQuery, t target) *Explanation {
 	x := &Explanation{Target: q.Target}
 	vias := []string{"direct", "proxy"}
-	if t.scheme == "dns" || t.scheme == "udp" {
+	if t.scheme == "dns" || t.scheme == "udp" || t.scheme == "icmp" {
 		vias = vias[:1]
 	}
 	for _, via := range vias {

@@ -63,12 +63,20 @@ func proposals(t target) []proposal {
 	}
 	is := func(f Field) string { return fmt.Sprintf(`%s == "%s"`, f, t.host) }
 	udp := fmt.Sprintf(`%s || (%s && network.protocol == "udp" && network.port == %d)`, is(DNSQuery), is(NetworkHostname), t.port)
+	icmp := `network.protocol == "icmp"`
 	private := fmt.Sprintf("mode: proxy, ports: [%d], allow_private_ips: true", t.port)
 	switch {
 	case t.scheme == "dns" && typeIsUsual(t.typ):
 		return []proposal{rule(is(DNSQuery), "")}
 	case t.scheme == "dns":
 		return []proposal{rule(fmt.Sprintf(`%s && dns.record_type == "%s"`, is(DNSQuery), t.typ), "")}
+	case t.scheme == "icmp" && t.addr.IsValid():
+		return []proposal{rule(is(NetworkIP)+" && "+icmp, "")}
+	case t.scheme == "icmp":
+		named := is(DNSQuery) + " || (" + is(NetworkHostname) + " && " + icmp + ")"
+		return []proposal{rule(named, ""), rule(named, "allow_private_ips: true")}
+	case t.scheme == "udp" && t.addr.IsValid():
+		return []proposal{rule(fmt.Sprintf(`%s && network.protocol == "udp" && network.port == %d`, is(NetworkIP), t.port), "")}
 	case t.addr.IsValid():
 		return []proposal{flag(hostPort)}
 	case t.scheme == "udp":

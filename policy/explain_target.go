@@ -12,7 +12,7 @@ import (
 
 // A target is a parsed Target of an ExplainQuery.
 type target struct {
-	scheme string // https, http, tcp, udp, dns
+	scheme string // https, http, tcp, udp, icmp, dns
 	host   string // canonical name, or the text of addr
 	addr   netip.Addr
 	port   uint16
@@ -52,13 +52,17 @@ func parseTarget(text string) (target, error) {
 		if t.path != "" || u.RawQuery != "" {
 			return target{}, fmt.Errorf("%s:// takes host:port only", t.scheme)
 		}
+	case "icmp":
+		if t.path != "" || u.RawQuery != "" || u.Port() != "" {
+			return target{}, fmt.Errorf("icmp:// takes a host only")
+		}
 	case "dns":
 		t.query = ""
 		if t.typ = strings.ToUpper(u.Query().Get("type")); t.typ == "" {
 			t.typ = "A"
 		}
 	default:
-		return target{}, fmt.Errorf("the scheme must be https, http, tcp, udp or dns")
+		return target{}, fmt.Errorf("the scheme must be https, http, tcp, udp, icmp or dns")
 	}
 	if u.User != nil {
 		return target{}, fmt.Errorf("a target has no user name")
@@ -70,7 +74,7 @@ func parseTarget(text string) (target, error) {
 		}
 		t.port = uint16(n)
 	}
-	if t.port == 0 {
+	if t.port == 0 && t.scheme != "icmp" {
 		return target{}, fmt.Errorf("the target needs a port, such as host:443")
 	}
 	return t.withHost(u.Hostname())

@@ -51,8 +51,11 @@ func (w *way) finish(ok bool) {
 }
 
 func (w *way) proto() Proto {
-	if w.t.scheme == "udp" {
+	switch w.t.scheme {
+	case "udp":
 		return UDP
+	case "icmp":
+		return ICMP
 	}
 	return TCP
 }
@@ -154,8 +157,14 @@ func (w *way) connection(a netip.Addr, cands []Candidate) {
 	f := w.facts(LayerFlow)
 	f.SetAddr(a, w.t.port, w.proto())
 	fl := w.s.Flow(f, a, cands, w.q.Host)
-	switch w.note(f, fl, Act(LayerFlow, w.proto(), fl.Outcome, len(cands) > 0), "") {
-	case RelayUnread:
+	act := Act(LayerFlow, w.proto(), fl.Outcome, len(cands) > 0)
+	if act != Refuse && w.proto() != TCP && w.q.CannotGoOut != nil {
+		if why := w.q.CannotGoOut(w.proto(), fl.Name, netip.AddrPortFrom(a, w.t.port)); why != "" {
+			fl, act = structural(fl.Name, why), Refuse
+		}
+	}
+	switch w.note(f, fl, act, "") {
+	case RelayUnread, Pass:
 		w.finish(true)
 	case RelayRead, Hold:
 		w.bytes(a, cands, fl.Name)

@@ -274,6 +274,9 @@ func (f *Facts) SetAddr(ip netip.Addr, port uint16, proto Proto) {
 	f.set(NetworkProtocol, string(proto))
 }
 
+// Proto returns network.protocol, "" where it is not known.
+func (f *Facts) Proto() Proto { return Proto(f.text(NetworkProtocol)) }
+
 // SetName tells network.hostname; "" means the flow has no name (absent).
 func (f *Facts) SetName(name string) {
 	f.name = name

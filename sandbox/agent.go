@@ -61,6 +61,7 @@ func (a agentBackend) composed(ctx context.Context, snap *policy.Snapshot, q *ag
 	b := backend{a.s}
 	x, err := snap.Explain(policy.ExplainQuery{
 		Target: q.Explain, Who: a.s.who, Method: q.Method, Host: a.s.host.Host(), Pinned: a.s.pins.Candidates,
+		CannotGoOut: a.s.stack.CannotGoOut,
 		Resolve: func(name string) ([]netip.Addr, error) {
 			// A question upstream is an effect: its attempt has its line before.
 			// A denial that follows has a line of its own under the same id.
@@ -200,6 +201,8 @@ func explainTarget(e policy.Event) string {
 		return "https://" + e.Query + "/"
 	case e.Protocol == string(policy.UDP):
 		return "udp://" + hostPort
+	case e.Protocol == string(policy.ICMP):
+		return "icmp://" + strings.TrimSuffix(hostPort, ":0")
 	case e.Port == 443:
 		return "https://" + hostPort + "/"
 	case e.Port == 80 || e.Layer == policy.LayerRequest.String():

@@ -195,7 +195,8 @@ func (b backend) Explain(ctx context.Context, r hostapi.ExplainRequest) (any, er
 	if r.Agent != "" {
 		who.Agent = r.Agent
 	}
-	q := policy.ExplainQuery{Target: r.Target, Who: who, Exe: r.Exe, Host: b.s.host.Host(), Pinned: b.s.pins.Candidates}
+	q := policy.ExplainQuery{Target: r.Target, Who: who, Exe: r.Exe, Host: b.s.host.Host(), Pinned: b.s.pins.Candidates,
+		CannotGoOut: b.s.stack.CannotGoOut}
 	if r.IP != "" {
 		ip, err := netip.ParseAddr(r.IP)
 		if err != nil {

@@ -48,7 +48,7 @@ func Diagnose(ctx context.Context, cfg Config) (probe.Report, error) {
 	}
 	d.tap(ctx)
 	d.subordinate(ctx)
-	d.r.Set(probe.Protocols, probe.OK, carried, "")
+	d.protocols()
 	if ctx.Err() != nil {
 		return probe.Report{}, fmt.Errorf("doctor: %w", context.Cause(ctx))
 	}

@@ -9,14 +9,28 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"outcall/netstack/egress"
 	"outcall/sandbox/gate"
 	"outcall/sandbox/idmap"
 	"outcall/sandbox/probe"
 )
 
-// carried says what no rule opens in this version, so that nobody looks for
+// protocols enters what no rule opens on this machine, so that nobody looks for
 // the mistake in a rule.
-const carried = "TCP and DNS, by rule; other UDP and ICMP are refused in this version, also by direct_ip: HTTP/3 clients fall back to TCP, ping gets no answer"
+func (d *diagnosis) protocols() {
+	proxy, _ := chooseProxy(d.cfg.UpstreamProxy, d.cfg.Env) // a bad one is told as such
+	if proxy.url != nil {
+		d.r.Set(probe.Protocols, probe.Weak, "TCP and DNS by rule; no UDP, QUIC and ICMP: the upstream proxy carries TCP only, so HTTP/3 clients fall back to TCP",
+			"--upstream-proxy none, where this machine reaches out by itself, too")
+		return
+	}
+	if err := egress.HasEcho(); err != nil {
+		d.r.Set(probe.Protocols, probe.Weak, "TCP, UDP, QUIC and DNS by rule; no ICMP echo: "+err.Error(),
+			`only needed for ping: as root, sysctl -w net.ipv4.ping_group_range="0 2147483647"`)
+		return
+	}
+	d.r.Set(probe.Protocols, probe.OK, "TCP, UDP, QUIC, DNS and ICMP echo, by rule", "")
+}
 
 // oldestKernel is the first with setns(2) by a pidfd, without which the
 // gatekeeper cannot enter the agent's namespaces. The calls for which there is

@@ -35,7 +35,7 @@ func (a *app) explainCommand() *cobra.Command {
 		})
 	c.Long = `Says what the rules would decide about TARGET, step by step, with the function
 that the data path uses: https://host/path, http://host/path, host:port,
-tcp://host:port, udp://host:port or dns://name?type=A.
+tcp://host:port, udp://host:port, icmp://host or dns://name?type=A.
 
 With --rules or --allow no session is needed. What is not given (address,
 program, agent) is tried both ways, and the answer says on what it depends.`

@@ -9,6 +9,8 @@
 //	                    ├ http://   CONNECT address, and where that is refused CONNECT name
 //	                    └ socks5:// the same by RFC 1928
 //
+// UDP and ICMP echo go the same way, but by no proxy: datagrams.go.
+//
 // Via says which way it was; "by-proxy" means that the proxy resolved the name
 // and no address that we judged was held to.
 package egress
@@ -41,7 +43,7 @@ const (
 	Unreachable                 // no route, or a router or firewall said no
 	Timeout                     // nobody answered
 	Proxy                       // the upstream proxy failed or said no
-	Forbidden                   // an address that is never dialled
+	Forbidden                   // an address, or a protocol, that never goes out
 )
 
 var kindNames = [...]string{"", "connection refused", "unreachable", "timed out", "upstream proxy", "forbidden"}

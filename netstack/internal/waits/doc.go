@@ -12,6 +12,10 @@ import "time"
 const (
 	// HTTP is how long plain HTTP may be silent between two requests.
 	HTTP = 300 * time.Second / shrink
+	// UDP is how long a flow of UDP may be silent both ways, Echo the same for
+	// the echo requests of one ping.
+	UDP  = 300 * time.Second / shrink
+	Echo = 60 * time.Second / shrink
 	// KeepIdle, KeepInterval and KeepCount: a dead peer is found after about
 	// three minutes (60 s + 8 × 15 s).
 	KeepIdle     = 60 * time.Second / shrink

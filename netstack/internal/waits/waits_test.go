@@ -7,7 +7,7 @@ import (
 
 // What is built without the tag has the waits of the contract.
 func TestReleasedWaits(t *testing.T) {
-	if HTTP != 300*time.Second || KeepIdle+KeepCount*KeepInterval != 3*time.Minute {
-		t.Errorf("HTTP %v, a dead peer after %v", HTTP, KeepIdle+KeepCount*KeepInterval)
+	if HTTP != 300*time.Second || UDP != 300*time.Second || KeepIdle+KeepCount*KeepInterval != 3*time.Minute {
+		t.Errorf("HTTP %v, UDP %v, a dead peer after %v", HTTP, UDP, KeepIdle+KeepCount*KeepInterval)
 	}
 }
