@@ -15,6 +15,8 @@ import (
 	"outcall/policy/escape"
 	"outcall/shim/ask"
 	"outcall/shim/child"
+	"outcall/shim/hook"
+	"outcall/shim/mcp"
 )
 
 // beat is how often a running command's session is looked at.
@@ -43,6 +45,8 @@ const usage = `Usage:
   outcall-agent request FILE          propose a rule file to the operator (- is standard input)
   outcall-agent status [REQUEST]      the session, or how a proposal stands
   outcall-agent policy                what is reachable, as /run/outcall/README.md
+  outcall-agent hook AGENT            answer a hook of claude-code, codex or gemini
+  outcall-agent mcp                   serve the Model Context Protocol on standard input and output
 
 Exit code: the command's own, or 128+n if signal n ended it; 0 allowed, 1 denied,
 5 no verdict could be had and nothing was run (or the session ended and the
@@ -66,6 +70,8 @@ func Main(ctx context.Context, c Caller) int {
 	case "--help", "-h":
 		io.WriteString(c.Stdout, usage)
 		return 0
+	case "hook": // never another exit code than its own two
+		return hook.Main(ctx, hook.Caller{Args: c.Args[1:], Env: c.Env, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	}
 	act, err := c.parse()
 	if err != nil {
@@ -77,9 +83,22 @@ func Main(ctx context.Context, c Caller) int {
 	if err != nil {
 		return c.noVerdict(err)
 	}
+	if len(c.Args) == 1 && c.Args[0] == "mcp" {
+		return c.mcp(ctx, client, timeout)
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return act(ctx, client)
+}
+
+// mcp serves as long as its client keeps standard input open.
+func (c *Caller) mcp(ctx context.Context, client ask.Client, timeout time.Duration) int {
+	s := mcp.Server{Client: client, Timeout: timeout, Version: c.Version, Dir: c.Dir}
+	if err := s.Serve(ctx, c.Stdin, c.Stdout); err != nil {
+		c.say("mcp: %v", err)
+		return exitNoVerdict
+	}
+	return exitAllowed
 }
 
 // An action is what a command line asks for.

@@ -1,0 +1,238 @@
+package shellcmd
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// word returns what a word means. Where the shell expands it that is not known
+// before it runs: then it is the word's source, and exact is false.
+func (s *splitter) word(w *syntax.Word) (text string, exact bool) {
+	if text, ok := s.literal(w); ok {
+		return text, true
+	}
+	return s.source(w), false
+}
+
+func (s *splitter) source(n syntax.Node) string {
+	from, to := int(n.Pos().Offset()), int(n.End().Offset())
+	if from < 0 || to > len(s.src) || from > to {
+		return "?"
+	}
+	return s.src[from:to]
+}
+
+func (s *splitter) literal(w *syntax.Word) (string, bool) {
+	var out strings.Builder
+	for i, part := range w.Parts {
+		switch p := part.(type) {
+		case *syntax.Lit:
+			text := p.Value
+			if i == 0 && strings.HasPrefix(text, "~") {
+				name, rest, _ := strings.Cut(text[1:], "/")
+				if name != "" || s.home == "" || rest == "" && len(w.Parts) > 1 && !strings.Contains(text, "/") {
+					return "", false
+				}
+				out.WriteString(s.home)
+				text = text[1:]
+			}
+			plain, ok := unquoted(text)
+			if !ok || len(w.Parts) > 1 && strings.Contains(text, "{") {
+				return "", false
+			}
+			out.WriteString(plain)
+		case *syntax.SglQuoted:
+			if p.Dollar && strings.Contains(p.Value, `\`) {
+				return "", false
+			}
+			out.WriteString(p.Value)
+		case *syntax.DblQuoted:
+			if p.Dollar { // translated
+				return "", false
+			}
+			for _, q := range p.Parts {
+				lit, ok := q.(*syntax.Lit)
+				if !ok {
+					return "", false
+				}
+				out.WriteString(escaped(lit.Value, "$`\"\\"))
+			}
+		default:
+			return "", false
+		}
+	}
+	return out.String(), true
+}
+
+// unquoted reads text outside quotes; ok is false where it is a pattern.
+func unquoted(text string) (plain string, ok bool) {
+	var out strings.Builder
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; c {
+		case '\\':
+			if i++; i < len(text) && text[i] != '\n' {
+				out.WriteByte(text[i])
+			}
+		case '*', '?', '[':
+			if c == '[' && (text == "[" || text == "[[") {
+				out.WriteByte(c)
+				continue
+			}
+			return "", false
+		case '{':
+			if strings.Contains(text[i:], ",") || strings.Contains(text[i:], "..") {
+				return "", false
+			}
+			out.WriteByte(c)
+		default:
+			out.WriteByte(c)
+		}
+	}
+	return out.String(), true
+}
+
+// escaped takes away the backslashes before the characters of set, and line
+// continuations.
+func escaped(text, set string) string {
+	var out strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] == '\\' && i+1 < len(text) {
+			if text[i+1] == '\n' {
+				i++
+				continue
+			}
+			if strings.IndexByte(set, text[i+1]) >= 0 {
+				i++
+			}
+		}
+		out.WriteByte(text[i])
+	}
+	return out.String()
+}
+
+// redirect notes the file of one redirection.
+func (s *splitter) redirect(r *syntax.Redirect, at []string) error {
+	if err := s.inside(r.Word, at); err != nil {
+		return err
+	}
+	write := false
+	switch r.Op {
+	case syntax.Hdoc, syntax.DashHdoc:
+		if r.Hdoc == nil {
+			return nil
+		}
+		return s.inside(r.Hdoc, at)
+	case syntax.WordHdoc:
+		return nil
+	case syntax.RdrIn:
+	case syntax.RdrOut, syntax.AppOut, syntax.RdrInOut, syntax.RdrClob, syntax.RdrAll, syntax.AppAll:
+		write = true
+	case syntax.DplIn, syntax.DplOut:
+		if text, exact := s.word(r.Word); exact && strings.Trim(text, "0123456789-") == "" && text != "" {
+			return nil // a descriptor
+		}
+		write = r.Op == syntax.DplOut
+	default:
+		return fmt.Errorf("the redirection %s is not known here", r.Op)
+	}
+	text, exact := s.word(r.Word)
+	if !exact || text == "" {
+		return fmt.Errorf("the redirection to %s: the path is not literal", s.source(r.Word))
+	}
+	return s.opens(text, write, at)
+}
+
+// opens notes a file, or what else a path means to bash.
+func (s *splitter) opens(name string, write bool, at []string) error {
+	if rest, ok := strings.CutPrefix(name, "/dev/"); ok {
+		for _, proto := range []string{"tcp", "udp"} {
+			if hostport, ok := strings.CutPrefix(rest, proto+"/"); ok {
+				host, port := path.Split(hostport)
+				if host = strings.TrimSuffix(host, "/"); host == "" || port == "" {
+					return fmt.Errorf("%s: no host and port", name)
+				}
+				if strings.Contains(host, ":") {
+					host = "[" + host + "]"
+				}
+				s.out.Calls = append(s.out.Calls, Call{Target: host + ":" + port, Protocol: proto})
+				return nil
+			}
+		}
+		switch rest {
+		case "null", "zero", "stdin", "stdout", "stderr", "tty":
+			return nil
+		}
+	}
+	for _, dir := range at {
+		p := name
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(dir, p)
+		}
+		s.out.Files = append(s.out.Files, File{Path: filepath.Clean(p), Write: write})
+	}
+	return nil
+}
+
+// Variables that choose which program or code a command is.
+var telling = []string{"PATH", "BASH_ENV", "ENV", "IFS", "PS4", "PROMPT_COMMAND", "SHELLOPTS", "BASHOPTS", "CDPATH", "PYTHONPATH", "NODE_OPTIONS",
+	"PERL5OPT", "RUBYOPT", "EDITOR", "VISUAL", "PAGER", "GIT_EXEC_PATH", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_EDITOR", "GIT_PAGER", "GIT_EXTERNAL_DIFF", "OUTCALL_AGENT_SOCK"}
+
+// sets notes an assignment. One that chooses what other commands are is judged
+// as the command `env NAME=VALUE`.
+func (s *splitter) sets(name, value string, at []string) {
+	risky := strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GIT_CONFIG")
+	for _, t := range telling {
+		risky = risky || t == name
+	}
+	if risky {
+		s.out.Commands = append(s.out.Commands, Command{Args: []string{"env", name + "=" + value}, Dirs: at, Inexact: true})
+	}
+}
+
+// assigns reads the assignments before a command, or alone.
+func (s *splitter) assigns(list []*syntax.Assign, at []string) (names []string, err error) {
+	for _, a := range list {
+		if err := s.inside(a, at); err != nil {
+			return nil, err
+		}
+		if a.Name == nil || a.Naked {
+			continue
+		}
+		value := ""
+		if a.Value != nil {
+			value, _ = s.word(a.Value)
+		}
+		if a.Index != nil && hidden(s.source(a.Index)) {
+			return nil, errors.New("a substitution in an index may be run twice")
+		}
+		names = append(names, a.Name.Value)
+		s.sets(a.Name.Value, value, at)
+	}
+	return names, nil
+}
+
+// declare reads export, declare, local and their like.
+func (s *splitter) declare(c *syntax.DeclClause, at []string) error {
+	args := []arg{{c.Variant.Value, true}}
+	for _, a := range c.Args {
+		if a.Name == nil && a.Value != nil {
+			text, exact := s.word(a.Value)
+			args = append(args, arg{text, exact})
+			if hidden(text) {
+				return errors.New("a quoted substitution in a declaration may be run")
+			}
+			continue
+		}
+		args = append(args, arg{s.source(a), a.Value == nil && a.Array == nil && a.Index == nil})
+	}
+	if _, err := s.assigns(c.Args, at); err != nil {
+		return err
+	}
+	s.add(args, nil, at)
+	return nil
+}
