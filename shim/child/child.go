@@ -1,10 +1,13 @@
 package child
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,7 +40,7 @@ func forwarded() []os.Signal {
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM,
 		unix.SIGTSTP, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
 	}
-	for s := syscall.Signal(34); s <= 64; s++ { // the real-time ones
+	for s := syscall.Signal(35); s <= 64; s++ { // the real-time ones that the runtime leaves
 		out = append(out, s)
 	}
 	kept := out[:0]
@@ -154,15 +157,49 @@ func (j *job) stopped(sig syscall.Signal) {
 	if at == j.pid {
 		j.tty.give(j.own)
 	}
-	signal.Reset(unix.SIGTSTP)
-	if at == j.pid && sig == unix.SIGTSTP {
-		_ = unix.Kill(0, unix.SIGTSTP) // as the terminal does it: the whole pipeline or script
+	if !j.orphaned() {
+		if at == j.pid && sig == unix.SIGTSTP || sig == unix.SIGTTIN || sig == unix.SIGTTOU {
+			// As the terminal does it: the whole pipeline or script, this process
+			// excepted, where it would be taken for one to forward.
+			signal.Ignore(sig)
+			_ = unix.Kill(0, sig)
+			signal.Notify(j.sigs, unix.SIGTSTP)
+		}
+		// To this thread: it is stopped before the call returns.
+		_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 	}
-	// To this thread: it is stopped before the call returns. Where nobody could
-	// continue this process (an orphaned group), the kernel ignores it.
-	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGTSTP)
-	signal.Notify(j.sigs, unix.SIGTSTP)
 	j.resume()
+}
+
+// orphaned tells that nobody in the session would see this group stop, and
+// continue it: the kernel keeps such groups from stopping, too.
+func (j *job) orphaned() bool {
+	for pid := unix.Getppid(); pid > 0; pid = parent(pid) {
+		pgrp, err := unix.Getpgid(pid)
+		if err != nil {
+			break
+		}
+		if pgrp != j.own {
+			theirs, err := unix.Getsid(pid)
+			ours, err2 := unix.Getsid(0)
+			return err != nil || err2 != nil || theirs != ours
+		}
+	}
+	return true
+}
+
+// parent is the parent of a process, 0 where it cannot be told.
+func parent(pid int) int {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(f) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(f[1])
+	return ppid
 }
 
 // resume continues the command, in the foreground if that is this group's.
