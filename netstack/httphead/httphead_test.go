@@ -144,7 +144,8 @@ func TestChunked(t *testing.T) {
 }
 
 func FuzzRequest(f *testing.F) {
-	for _, s := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "POST http://a/x?y HTTP/1.0\r\nHost: a\r\nContent-Length: 3\r\n\r\n"} {
+	for _, s := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+		"POST http://a/x?y HTTP/1.0\r\nHost: a\r\nContent-Length: 3\r\n\r\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
