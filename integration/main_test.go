@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"io/fs"
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"outcall/integration/harness"
@@ -54,3 +56,6 @@ func mustLack(t *testing.T, what, text string, parts ...string) {
 		}
 	}
 }
+
+// ownerOf is the uid of a file's owner.
+func ownerOf(fi fs.FileInfo) uint32 { return fi.Sys().(*syscall.Stat_t).Uid }

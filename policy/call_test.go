@@ -100,7 +100,7 @@ func TestCheckRequest(t *testing.T) {
 	}
 	rule := func(body string) string { return "version: \"1\"\nrules:\n  - id: new\n    action: allow\n" + body }
 	good := rule("    condition: 'dns.query == \"b.test\" || http.host == \"b.test\"'\n")
-	if err := CheckRequest([]byte(good), active); err != nil {
+	if _, err := CheckRequest([]byte(good), active); err != nil {
 		t.Error(err)
 	}
 	for text, want := range map[string]string{
@@ -113,9 +113,10 @@ func TestCheckRequest(t *testing.T) {
 		rule("    condition: 'dns.query == \"b.test\"'\n    egress: {mode: proxy, allow_private_ips: true}\n"):                    "allow_private_ips",
 		"version: \"1\"\nrules:\n  - id: here\n    action: allow\n    condition: 'dns.query == \"b.test\"'\n":                     "already active",
 		"version: \"1\"\nrules:\n  - id: x\n    action: allow\n    priority: -2147483648\n    condition: 'true'\n":                "negative priority",
+		rule("    condition: 'http.host == \"\u0430pple.test\"'\n"):                                                               `"\u0430pple.test" is not in punycode, and so never asked for: write xn--pple-43d.test`,
 		"version: \"1\"\ndefinitions:\n  p: 'process.name == \"x\"'\nrules:\n  - id: x\n    action: allow\n    condition: '$p'\n": "process.*",
 	} {
-		if err := CheckRequest([]byte(text), active); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := CheckRequest([]byte(text), active); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\n%v, want %q", text, err, want)
 		}
 	}

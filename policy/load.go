@@ -219,24 +219,31 @@ func compileOne(ts *templates, text string, block, definition bool) (c *compiled
 	return ts.compile(text, block)
 }
 
-// ordered sorts by priority; what is not the operator's own stands after all
-// blocks of the operator.
+// ordered sorts by priority. What is not the operator's own stands after all
+// blocks of the operator; what an agent has asked for, after all blocks that it
+// did not ask for.
 func ordered(rules []*Rule) []*Rule {
 	slices.SortStableFunc(rules, func(a, b *Rule) int { return cmp.Compare(a.Priority, b.Priority) })
+	rules = behind(rules, func(r *Rule) bool { return r.Origin != Operator })
+	return behind(rules, func(r *Rule) bool { return r.Origin == Request })
+}
+
+// behind moves the rules of some origins after the last block of the others.
+func behind(rules []*Rule, moves func(*Rule) bool) []*Rule {
 	last := -1
 	for i, r := range rules {
-		if r.Origin == Operator && r.Block {
+		if r.Block && !moves(r) {
 			last = i
 		}
 	}
 	out := make([]*Rule, 0, len(rules))
 	var moved []*Rule
-	for i, r := range rules[:last+1] {
-		if r.Origin != Operator {
-			moved = append(moved, rules[i])
-			continue
+	for _, r := range rules[:last+1] {
+		if moves(r) {
+			moved = append(moved, r)
+		} else {
+			out = append(out, r)
 		}
-		out = append(out, r)
 	}
 	return append(append(out, moved...), rules[last+1:]...)
 }

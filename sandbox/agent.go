@@ -26,7 +26,7 @@ func (s *supervisor) startAgent(context.Context) error {
 	s.readme.f = s.gate.Readme()
 	s.writeReadme()
 	s.agent = agentapi.New(agentapi.Options{
-		Session: s.who.Session, Backend: agentBackend{s}, Denials: &s.denials, Process: peerProcess,
+		Session: s.who.Session, Backend: agentBackend{s}, Denials: &s.denials, Requests: proposals{s}, Process: peerProcess,
 	})
 	go func() { _ = s.agent.Serve(l) }() // ends with s.agent.Close in end
 	return nil
@@ -220,17 +220,4 @@ func ruleID(target string) string {
 		return '-'
 	}, target)
 	return id[:min(len(id), 100)]
-}
-
-// Validate implements agentapi.Backend.
-func (a agentBackend) Validate(_ context.Context, file string) error {
-	return policy.CheckRequest([]byte(file), a.s.snap.Load())
-}
-
-// Proposed implements agentapi.Backend.
-func (a agentBackend) Proposed(r agentapi.Request) {
-	a.s.audit.Record(a.s.event("policy", policy.Event{ID: r.ID, Reason: "the agent proposes rules: outcall requests show " + r.ID}))
-	if !a.s.cfg.Quiet {
-		a.s.say("the agent proposes rules: outcall requests show " + r.ID)
-	}
 }

@@ -26,6 +26,7 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 		"pins":     s.pins.Run,
 		"NFLOG":    func(ctx context.Context) error { return s.nflog.Run(ctx, s.refuse) },
 		"losses":   s.watchLosses,
+		"requests": s.keepRequests,
 	}
 	if s.ports != nil {
 		parts["publish"] = func(ctx context.Context) error { return s.ports.Serve(ctx, s.inside, s.stack) }

@@ -8,26 +8,25 @@ import (
 	"outcall/sandbox/hostapi"
 )
 
-// load reads and compiles the rule files as they are now.
-func (s *supervisor) load() (*policy.Snapshot, error) {
+// load reads and compiles the rule files as they are now, and what the
+// operator has approved beside them.
+func (s *supervisor) load(ctx context.Context) (*ruleSet, error) {
 	src, err := s.cfg.Sources()
 	if err != nil {
 		return nil, err
 	}
-	snap, err := policy.Load(src)
-	if err != nil {
-		return nil, err
+	want, unread := s.approvals(ctx)
+	set, err := s.compile(src, want)
+	if err == nil {
+		set.unread = unread
 	}
-	if err := s.fits(snap); err != nil {
-		return nil, err
-	}
-	return snap, nil
+	return set, err
 }
 
 // loadProtected is load for a session that runs: a rule file that the host has
 // replaced by another one is no longer kept from the command, which may have
 // written what stands there now.
-func (s *supervisor) loadProtected() (*policy.Snapshot, error) {
+func (s *supervisor) loadProtected(ctx context.Context) (*ruleSet, error) {
 	for _, lost := range s.view.Lost() {
 		for _, p := range s.cfg.RulePaths {
 			if within(lost, p) {
@@ -36,7 +35,7 @@ func (s *supervisor) loadProtected() (*policy.Snapshot, error) {
 			}
 		}
 	}
-	return s.load()
+	return s.load(ctx)
 }
 
 // fits refuses rules that cannot be carried out as this session was started.
@@ -54,45 +53,34 @@ func (s *supervisor) fits(snap *policy.Snapshot) error {
 }
 
 // reload puts the rule files as they are now in force, or leaves everything
-// as it was. There is no moment without rules: what the new set denies leaves
-// the kernel and the live flows first, then the set is swapped, then what it
-// allows is added.
+// as it was. What was approved stays approved, where it fits to them.
 func (s *supervisor) reload(ctx context.Context, dryRun bool) (hostapi.Reload, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	snap, err := s.loadProtected()
+	set, err := s.loadProtected(ctx)
 	if err != nil {
 		s.audit.Record(s.event("policy", policy.Event{Verdict: "deny", Reason: "reload refused: " + firstLine(err.Error())}))
 		return hostapi.Reload{}, err
 	}
+	snap := set.snap
 	out := hostapi.Reload{
-		FilesLoaded: snap.Files(), RulesLoaded: len(snap.Rules()), Warnings: append([]string{}, snap.Warnings()...), DryRun: dryRun,
+		FilesLoaded: snap.Files(), RulesLoaded: len(snap.Rules()), Warnings: append(set.notes(), snap.Warnings()...), DryRun: dryRun,
 	}
 	if dryRun {
 		return out, nil
 	}
-	old := s.snap.Load()
-	snap.Generation = old.Generation + 1
-	swapped := false
-	err = s.pins.Reload(ctx, s.dns.Rules(snap), func() {
-		out.FlowsClosed = s.stack.Reload(ctx, old, snap)
-		s.snap.Store(snap)
-		swapped = true
-	})
-	if err != nil && !swapped {
-		return hostapi.Reload{}, fmt.Errorf("the kernel's table: %w; the old rules stay", err)
+	old := s.rules
+	closed, swapped, err := s.enforce(ctx, set, false)
+	if !swapped {
+		return hostapi.Reload{}, err
 	}
-	// The interval maps are a superset that the flow layer narrows, so their
-	// change may follow the swap.
-	if nerr := s.setNets(ctx, snap); err == nil {
-		err = nerr
-	}
+	out.FlowsClosed = closed
 	reason := fmt.Sprintf("reloaded: %d rules of %d files, %d flows closed", out.RulesLoaded, out.FilesLoaded, out.FlowsClosed)
 	if err != nil {
 		reason += "; not all that they allow could be put into the kernel's table: " + err.Error()
 		out.Warnings = append(out.Warnings, reason)
 	}
 	s.audit.Record(s.event("policy", policy.Event{Reason: reason}))
-	s.writeReadme()
+	s.tellChanges(ctx, old, set, 0)
 	return out, nil
 }

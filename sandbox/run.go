@@ -26,6 +26,7 @@ import (
 	"outcall/sandbox/idmap"
 	"outcall/sandbox/nft"
 	"outcall/sandbox/publish"
+	"outcall/sandbox/requests"
 	"outcall/sandbox/session"
 	"outcall/sandbox/view"
 	"outcall/shim/agentapi"
@@ -92,7 +93,10 @@ type supervisor struct {
 	counts   counts
 
 	snap      atomic.Pointer[policy.Snapshot]
-	reloading sync.Mutex
+	reloading sync.Mutex // held while the rules, or what was approved, change
+	rules     *ruleSet   // what snap is of
+	requests  *requests.Store
+	lapses    chan struct{} // tells keepRequests that an approval may end sooner
 	stopOnce  sync.Once
 	stopping  chan struct{}
 	whyMu     sync.Mutex
@@ -113,7 +117,7 @@ func (e *setupError) Unwrap() error { return e.err }
 // means that the sandbox could not be made and nothing ran, or (with
 // ExitNotFound and ExitNotExec) that the command could not be executed.
 func Run(ctx context.Context, cfg Config) (int, error) {
-	s := &supervisor{cfg: cfg, stopping: make(chan struct{}), started: time.Now()}
+	s := &supervisor{cfg: cfg, stopping: make(chan struct{}), lapses: make(chan struct{}, 1), started: time.Now()}
 	// Before anything is made: a signal that arrives during the start must end
 	// in the same clean-up as a later one.
 	sigs := make(chan os.Signal, 16)
@@ -193,16 +197,6 @@ func (s *supervisor) startIdentity(context.Context) (err error) {
 	return err
 }
 
-func (s *supervisor) startRules(context.Context) error {
-	snap, err := s.load()
-	if err != nil {
-		return err
-	}
-	snap.Generation = 1
-	s.snap.Store(snap)
-	return nil
-}
-
 // startUpstream decides how the supervisor itself reaches out.
 func (s *supervisor) startUpstream(context.Context) (err error) {
 	s.host = &hostNet{session: sessionNets(s.cfg.Subnet)}
@@ -245,6 +239,9 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	}
 	s.sess = sess
 	s.who = policy.Who{Agent: sess.Info.Agent, Session: sess.Info.Name}
+	if s.requests == nil {
+		s.openRequests(sess.Dir) // they end with the session
+	}
 	return s.openAudit(ctx)
 }
 

@@ -13,6 +13,7 @@ import (
 const (
 	maxEvents  = 200000 // in all
 	maxPerRule = 2048   // of one rule
+	maxOpening = 256    // of one rule, where a person waits
 	maxValues  = 8      // of one field of one rule
 	maxPool    = 3      // of one field of the other rules
 )
@@ -23,14 +24,31 @@ const other = "outcall-other"
 // Events derives events from the constants of both sets, those of rules that
 // only one of them has first. left counts the rules that had more.
 func Events(a, b *policy.Snapshot) (events []probe.Event, left int) {
-	d := &deriver{seen: map[string]bool{}}
+	d := &deriver{seen: map[string]bool{}, most: maxPerRule}
 	first, rest := sorted(a, b)
 	rules := append(first, rest...)
 	for _, r := range rules {
 		d.pool.take(r)
 	}
 	for _, r := range rules {
-		d.rule(r)
+		d.rule(r, valuesOf(r))
+	}
+	return d.events, d.left
+}
+
+// eventsOf derives events from those rules alone that differ, as one agent
+// could cause them.
+func eventsOf(a, b *policy.Snapshot, who policy.Who) (events []probe.Event, left int) {
+	d := &deriver{seen: map[string]bool{}, most: maxOpening, who: who}
+	differ, same := sorted(a, b)
+	for _, r := range append(differ, same...) {
+		d.pool.take(r)
+	}
+	d.pool.agents, d.pool.exes = nil, nil
+	for _, r := range differ {
+		v := valuesOf(r)
+		v.agents = []string{who.Agent}
+		d.rule(r, v)
 	}
 	return d.events, d.left
 }
@@ -65,6 +83,7 @@ type deriver struct {
 	seen   map[string]bool
 	left   int
 	pool   pool
+	most   int // of one rule
 
 	who   policy.Who
 	exe   string
@@ -73,9 +92,8 @@ type deriver struct {
 }
 
 // rule makes the events of one rule: every combination of its values.
-func (d *deriver) rule(r *policy.Rule) {
+func (d *deriver) rule(r *policy.Rule, v values) {
 	d.count, d.over = 0, false
-	v := valuesOf(r)
 	v.fill(d.pool)
 	for _, agent := range v.agents {
 		for _, d.exe = range v.exes {
@@ -146,7 +164,7 @@ func (d *deriver) add(l policy.Layer, fields map[string]any) {
 	if d.seen[key] {
 		return
 	}
-	if d.count >= maxPerRule || len(d.events) >= maxEvents {
+	if d.count >= d.most || len(d.events) >= maxEvents {
 		d.over = true
 		return
 	}

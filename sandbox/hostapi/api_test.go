@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// hash64 is a hash.
+var hash64 = strings.Repeat("0123456789abcdef", 4)
+
 // The table of the API: what is asked, what comes back, word for word.
 func TestAPITable(t *testing.T) {
 	b := &fakeBackend{explain: map[string]string{"verdict": "deny"}, lines: [][]byte{[]byte(`{"seq":1}`), []byte(`{"seq":2}`)}}
@@ -49,6 +52,27 @@ func TestAPITable(t *testing.T) {
 		{"POST", "/explain", `{}`, 400, `target is missing`, ""},
 		{"POST", "/explain", `{"target":"x"} {}`, 400, `more than one value`, ""},
 		{"POST", "/explain", ``, 400, `invalid request`, ""},
+		{"GET", "/requests/rules", "", 200, `"data":[{"id":"rr-0123456789ab","status":"pending","container_id":"s"`, "requests false"},
+		{"GET", "/requests/rules?all=true", "", 200, `"rr-0123456789ab"`, "requests true"},
+		{"GET", "/requests/rules?all=1", "", 400, `all=\"1\"`, ""},
+		{"GET", "/requests/rules/rr-0123456789ab", "", 200, `"review":{"judged":3}`, "request rr-0123456789ab"},
+		{"GET", "/requests/rules/rr-000000000000", "", 404, `rule request not found: \"rr-000000000000\"`, ""},
+		{"GET", "/requests/rules/x", "", 400, `is no id of a rule request`, ""},
+		{"GET", "/requests/rules/rr-0123456789aB", "", 400, `is no id of a rule request`, ""},
+		{"POST", "/requests/rules", "{}", 405, `method not allowed`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab", "{}", 405, `method not allowed`, ""},
+		{"GET", "/requests/rules/rr-0123456789ab/approve", "", 405, `method not allowed`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/approve", `{"sha256":"` + hash64 + `","for":"10m"}`, 200,
+			`{"id":"rr-0123456789ab","rules_loaded":2,"warnings":[]}`, "approve rr-0123456789ab 10m"},
+		{"POST", "/requests/rules/rr-0123456789ab/approve", `{"sha256":"` + strings.Repeat("0", 64) + `"}`, 409, `not the one that was shown`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/approve", `{}`, 400, `sha256 is missing`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/approve", ``, 400, `invalid request`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/approve", `{"sha256":"` + hash64 + `","priority":1}`, 400, `unknown field`, ""},
+		{"POST", "/requests/rules/..%2fx/approve", `{"sha256":"` + hash64 + `"}`, 400, `is no id`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/reject", `{"reason":"no"}`, 200, `"id":"rr-0123456789ab"`, "reject rr-0123456789ab no"},
+		{"POST", "/requests/rules/rr-0123456789ab/reject", `{}`, 422, `the reason is blank`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/reject", ``, 400, `invalid request`, ""},
+		{"POST", "/requests/rules/rr-0123456789ab/revoke", `{"reason":"no"}`, 200, `"flows_closed":1`, "revoke rr-0123456789ab no"},
 		{"GET", "/dns", "", 200, `"running":true,"listen_address":"","listen_port":53`, "dns"},
 		{"GET", "/dns/cache", "", 200, `"data":{"stats":{"entries":1`, "cache false"},
 		{"GET", "/dns/cache?entries=true", "", 200, `"entries":[{"hostname":"h"`, "cache true"},

@@ -36,6 +36,14 @@ type Backend interface {
 	// encodes it.
 	Explain(ctx context.Context, r ExplainRequest) (any, error)
 
+	// Requests lists the rule requests of the session's project that wait, with
+	// all also those that were answered.
+	Requests(ctx context.Context, all bool) ([]RuleRequest, error)
+	Request(ctx context.Context, id string) (RuleRequestDetail, error) // NotFound
+	Approve(ctx context.Context, id string, a Approval) (Approved, error)
+	Reject(ctx context.Context, id, reason string) error
+	Revoke(ctx context.Context, id, reason string) (Revoked, error)
+
 	DNS(ctx context.Context) (DNS, error)
 	DNSCache(ctx context.Context, entries bool) (DNSCache, error)
 	DNSFlush(ctx context.Context) (int, error)

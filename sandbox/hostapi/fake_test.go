@@ -233,3 +233,32 @@ func plainHTTP(path string) *http.Client {
 		},
 	}}
 }
+
+func (f *fakeBackend) Requests(_ context.Context, all bool) ([]RuleRequest, error) {
+	return []RuleRequest{{ID: "rr-0123456789ab", Status: "pending", Session: "s", SHA256: hash64}}, f.note("requests %v", all)
+}
+
+func (f *fakeBackend) Request(_ context.Context, id string) (RuleRequestDetail, error) {
+	if id != "rr-0123456789ab" {
+		return RuleRequestDetail{}, NotFound("rule request", id)
+	}
+	return RuleRequestDetail{RuleRequest: RuleRequest{ID: id}, Review: map[string]int{"judged": 3}}, f.note("request %s", id)
+}
+
+func (f *fakeBackend) Approve(_ context.Context, id string, a Approval) (Approved, error) {
+	if a.SHA256 != hash64 {
+		return Approved{}, Errorf(http.StatusConflict, "the rule request is not the one that was shown")
+	}
+	return Approved{ID: id, RulesLoaded: 2}, f.note("approve %s %s", id, a.For)
+}
+
+func (f *fakeBackend) Reject(_ context.Context, id, reason string) error {
+	if reason == "" {
+		return Errorf(http.StatusUnprocessableEntity, "the reason is blank")
+	}
+	return f.note("reject %s %s", id, reason)
+}
+
+func (f *fakeBackend) Revoke(_ context.Context, id, reason string) (Revoked, error) {
+	return Revoked{ID: id, FlowsClosed: 1}, f.note("revoke %s %s", id, reason)
+}

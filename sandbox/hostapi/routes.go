@@ -19,7 +19,8 @@ type peerKey struct{}
 type route struct {
 	method, path string
 	call         func(ctx context.Context, b Backend, r *http.Request) (any, error)
-	failure      int // status of an error without one; 0 is 500
+	body         bool // call reads it
+	failure      int  // status of an error without one; 0 is 500
 	raw          func(s *Server, w http.ResponseWriter, r *http.Request)
 }
 
@@ -43,11 +44,16 @@ var routes = []route{
 	{method: "GET", path: "/rules/{id}", call: func(ctx context.Context, b Backend, r *http.Request) (any, error) {
 		return b.Rule(ctx, r.PathValue("id"))
 	}},
-	{method: "POST", path: "/explain", call: explain, failure: http.StatusUnprocessableEntity},
+	{method: "POST", path: "/explain", call: explain, body: true, failure: http.StatusUnprocessableEntity},
+	{method: "GET", path: "/requests/rules", call: listRequests},
+	{method: "GET", path: "/requests/rules/{id}", call: showRequest},
+	{method: "POST", path: "/requests/rules/{id}/approve", call: approve, body: true},
+	{method: "POST", path: "/requests/rules/{id}/reject", call: reject, body: true},
+	{method: "POST", path: "/requests/rules/{id}/revoke", call: revoke, body: true},
 	{method: "GET", path: "/dns", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return b.DNS(ctx) }},
 	{method: "GET", path: "/dns/cache", call: dnsCache},
 	{method: "POST", path: "/dns/cache/flush", call: dnsFlush},
-	{method: "POST", path: "/dns/test", call: dnsTest, failure: http.StatusUnprocessableEntity},
+	{method: "POST", path: "/dns/test", call: dnsTest, body: true, failure: http.StatusUnprocessableEntity},
 	{method: "GET", path: "/proxy", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return b.Proxy(ctx) }},
 	{method: "GET", path: "/flows", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return b.Flows(ctx) }},
 	{method: "DELETE", path: "/flows/{id}", call: func(ctx context.Context, b Backend, r *http.Request) (any, error) {
@@ -219,7 +225,7 @@ func (s *Server) call(ctx context.Context, rt route, r *http.Request) (v any, er
 	}()
 	// A body is read to its end also by calls that take none: its limit holds
 	// everywhere, and the connection can be used again.
-	if r.Method == http.MethodPost && rt.path != "/explain" && rt.path != "/dns/test" {
+	if r.Method == http.MethodPost && !rt.body {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return nil, Errorf(http.StatusRequestEntityTooLarge, "request body: %w", err)
 		}
