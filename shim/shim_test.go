@@ -40,7 +40,7 @@ func answer(status int, body string) func(http.ResponseWriter) {
 	}
 }
 
-func serveAgent(t *testing.T, a *agentAPI) string {
+func serveAgent(t testing.TB, a *agentAPI) string {
 	t.Helper()
 	if a.checkin == nil {
 		a.checkin = answer(200, `{"container_id":"s","session_token":"`+token+`","context_keys":[]}`)
@@ -300,12 +300,7 @@ func TestNotRunnable(t *testing.T) {
 // The real program: the command takes its place, with its own exit code and
 // signal, and the program stays below its size limit.
 func TestProgram(t *testing.T) {
-	bin := filepath.Join(t.TempDir(), "outcall-agent")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", bin, "outcall/cmd/outcall-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	bin := buildShim(t)
 	if fi, err := os.Stat(bin); err != nil || fi.Size() > 6<<20 {
 		t.Errorf("size %d, %v; the limit is 6 MiB", fi.Size(), err)
 	}
