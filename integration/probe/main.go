@@ -28,8 +28,8 @@ type Line struct {
 // operations are what probe can do; each prints its lines by report.
 var operations = map[string]func(args []string){
 	"tcp": tcpOp, "udp": udpOp, "icmp": icmpOp, "raw": rawOp, "tls": tlsOp, "bytes": bytesOp, "scan": scanOp, "flood": floodOp, "cable": cableOp, "idle": idleOp, "hold": holdOp,
-	"keep": keepOp,
-	"dns":  dnsOp, "dnsraw": dnsrawOp, "dnspipe": dnspipeOp, "sweep": sweepOp, "ws": wsOp, "answer": answerOp, "connect": connectOp, "serve": serveOp,
+	"keep": keepOp, "ends": endsOp,
+	"dns": dnsOp, "dnsraw": dnsrawOp, "dnspipe": dnspipeOp, "sweep": sweepOp, "ws": wsOp, "answer": answerOp, "connect": connectOp, "serve": serveOp,
 	"families": familiesOp, "iouring": iouringOp, "keys": keysOp, "calls": callsOp, "foreign": foreignOp,
 	"signal": signalOp, "signals": signalsOp, "tiocsti": tiocstiOp, "crash": crashOp,
 	"netadmin": netadminOp, "outer": outerOp, "namespaces": namespacesOp, "look": lookOp,
