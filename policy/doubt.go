@@ -9,6 +9,8 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
+
+	"outcall/policy/urlpath"
 )
 
 // A doubt is a comparison that does other than it says at first sight. It is
@@ -282,43 +284,22 @@ func neverPath(v string, begin bool) string {
 	if path, _, ok := strings.Cut(v, "?"); ok {
 		return "what follows ? is http.query" + meant(path)
 	}
-	segments := strings.Split(v[1:], "/")
-	for i, s := range segments {
-		if last := i == len(segments)-1; s == "." || s == ".." || s == "" && !last {
-			if !(last && begin) {
-				return "empty and dot segments are removed from paths"
-			}
+	whole, tail := v, ""
+	if begin { // the last segment may go on
+		at := strings.LastIndexByte(v, '/') + 1
+		whole, tail = v[:at], v[at:]
+	}
+	n, err := urlpath.Normal(whole)
+	if err != nil {
+		return "no request with such a path is let through: " + err.Error()
+	}
+	if strings.Trim(tail, ".") != "" {
+		if t, err := urlpath.Normal("/" + tail); err == nil {
+			tail = t[1:]
 		}
 	}
-	for i := 0; i < len(v); i++ {
-		c := v[i]
-		switch {
-		case c == '%' && i+2 >= len(v) && begin:
-			return ""
-		case c == '%':
-			n, ok := upperEscape(v[i+1:])
-			if !ok {
-				return "escapes in paths are % and two digits of 0-9 and A-F"
-			}
-			if isUnreserved(n) {
-				return fmt.Sprintf("'%c' stands in paths without an escape", n)
-			}
-		case !isUnreserved(c) && strings.IndexByte("!$&'()*+,;=:@/", c) < 0:
-			return fmt.Sprintf("octets such as %q stand in paths as an escape, %%%02X", c, c)
-		}
+	if n+tail != v {
+		return "paths are judged in their normal form" + meant(n+tail)
 	}
 	return ""
-}
-
-func upperEscape(s string) (byte, bool) {
-	const digits = "0123456789ABCDEF"
-	if len(s) < 2 {
-		return 0, false
-	}
-	hi, lo := strings.IndexByte(digits, s[0]), strings.IndexByte(digits, s[1])
-	return byte(hi<<4 | lo&15), hi >= 0 && lo >= 0
-}
-
-func isUnreserved(c byte) bool {
-	return c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0
 }
