@@ -184,7 +184,7 @@ func TestExitCodes(t *testing.T) {
 		{&codeError{exitNotFound, errors.New("nope: not found")}, 127, "outcall: error: nope: not found\n"},
 		{&hostapi.StatusError{Status: 500, Text: "exec", Code: 126}, 126, "outcall: error: exec\n"},
 		{&hostapi.StatusError{Status: 404, Text: "rule not found: \"\x1b[2J\""}, 1, "outcall: error: rule not found: \"\\x1b[2J\"\n"},
-		{&hostapi.UnreachableError{Path: "/p", Err: syscall.ENOENT}, 1, "outcall: error: daemon unreachable (/p: no such file or directory)\n"},
+		{&hostapi.UnreachableError{Path: "/p", Err: syscall.ENOENT}, 1, "error: daemon unreachable (/p: no such file or directory)\n"},
 		{&session.PickError{}, 1, "outcall: error: no session is running\n"},
 	} {
 		var b bytes.Buffer
