@@ -35,7 +35,7 @@ func (a *app) root() *cobra.Command {
 		a.runCommand(),
 		a.psCommand(), a.stopCommand(), a.execCommand(), a.logCommand(),
 		a.bridgeCommand(), a.dnsCommand(), a.proxyCommand(), a.flowsCommand(),
-		a.rulesCommand(), a.requestsCommand(), a.explainCommand(), a.suggestCommand(), a.trustCommand(),
+		a.rulesCommand(), a.requestsCommand(), a.explainCommand(), a.suggestCommand(), a.trustCommand(), a.hooksCommand(),
 		a.doctorCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	c.Long = long

@@ -103,18 +103,9 @@ func (s *Server) call(ctx context.Context, params json.RawMessage) (any, error) 
 		if err != nil {
 			text = err.Error()
 		}
-		return map[string]any{"content": []any{map[string]any{"type": "text", "text": clean(text)}}, "isError": err != nil}, nil
+		return map[string]any{"content": []any{map[string]any{"type": "text", "text": escape.Block(text)}}, "isError": err != nil}, nil
 	}
 	return nil, &rpcError{invalidParams, "tools/call: no such tool"}
-}
-
-// clean escapes what a terminal could act on, line by line.
-func clean(text string) string {
-	lines := strings.Split(text, "\n")
-	for i := range lines {
-		lines[i] = escape.Text(lines[i])
-	}
-	return strings.Join(lines, "\n")
 }
 
 // read checks a call's arguments against the tool's properties.

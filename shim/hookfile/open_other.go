@@ -1,0 +1,5 @@
+//go:build !unix
+
+package hookfile
+
+const nonblock = 0
