@@ -10,7 +10,7 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s 
 UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 
 # program:Debian package, for all that the tests start
-NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
+NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server /usr/bin/python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
 
 .PHONY: help build test unit integration users platform clients race lint bench microbench property fuzz repro deps clean
 
@@ -56,6 +56,7 @@ lint: ## gofmt, vet, staticcheck
 	$(STATICCHECK) ./...
 
 bench: ## the whole program against bwrap, slirp4netns and no sandbox, as ratios of one run
+	@$(MAKE) --no-print-directory deps NEEDS="curl:curl unshare:util-linux bwrap:bubblewrap slirp4netns:slirp4netns"
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./integration/bench
 
 microbench: ## the benchmarks of the packages

@@ -63,3 +63,44 @@ func TestRootWhereNewuidmapCannotAct(t *testing.T) {
 		}
 	}
 }
+
+// Started by real root in a directory that the command's uid cannot enter, or
+// cannot write: it starts all the same, and --as-root is named in the banner
+// and again when the command has failed.
+func TestRootsOwnDirectory(t *testing.T) {
+	if world.As() != "root" {
+		t.Skip("needs real root: run with WORLD_AS=root (make users)")
+	}
+	b := harness.New(t)
+	for mode, c := range map[os.FileMode]struct{ at, said string }{
+		0o700: {"/", "the command cannot enter %s and starts in /"},
+		0o755: {"%s", "the command cannot write %s"},
+	} {
+		dir := fmt.Sprintf("%s/roots-%o", b.Home, mode)
+		if err := os.Mkdir(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		at, said := strings.ReplaceAll(c.at, "%s", dir), strings.ReplaceAll(c.said, "%s", dir)
+		for _, code := range []int{0, 3} {
+			cmd, _ := b.SandboxCommand(nil, "sh", "-c", fmt.Sprintf("pwd; id -u; touch x 2>/dev/null && echo written; exit %d", code))
+			cmd.Dir = dir
+			r := b.Start(cmd).Wait().Must(t, code)
+			if r.Stdout != at+"\n65534\n" {
+				t.Errorf("%o: %q", mode, r.Stdout)
+			}
+			mustContain(t, "banner", r.Stderr, said, "--as-root")
+			if n := strings.Count(r.Stderr, "--as-root"); n != 1+min(code, 1) {
+				t.Errorf("%o, exit code %d: --as-root is named %d times: %s", mode, code, n, r.Stderr)
+			}
+		}
+		cmd, _ := b.SandboxCommand([]string{"-q", "--as-root"}, "sh", "-c", "pwd; touch x; echo $?")
+		cmd.Dir = dir
+		if r := b.Start(cmd).Wait().Must(t, 0); r.Stdout != dir+"\n0\n" || r.Stderr != "" {
+			t.Errorf("--as-root in %o: %q %q", mode, r.Stdout, r.Stderr)
+		}
+	}
+	cmd, _ := b.SandboxCommand(nil, "true") // the work directory is the command's own
+	if r := b.Start(cmd).Wait().Must(t, 0); strings.Contains(r.Stderr, "--as-root") {
+		t.Errorf("banner: %s", r.Stderr)
+	}
+}

@@ -339,7 +339,7 @@ func (b backend) Exec(ctx context.Context, r hostapi.ExecRequest) (*hostapi.Proc
 	case hostapi.InAgent:
 		spec.Env = append(append([]string{}, b.s.agentEnv...), r.Env...)
 		if spec.Dir == "" {
-			spec.Dir = b.s.cfg.Dir
+			spec.Dir = b.s.agentDir()
 		}
 	case hostapi.InGateway:
 		where = gate.Gateway

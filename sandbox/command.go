@@ -54,6 +54,9 @@ func (s *supervisor) session(ctx context.Context, sigs <-chan os.Signal) (int, e
 	}
 	s.lastLosses(ctx)
 	s.summary()
+	if at := s.notItsOwn(); at != "" && code != 0 && err == nil && !s.cfg.Quiet {
+		s.say(fmt.Sprintf("%s, which may be why it ended with %d: %s", at, code, asRootMend))
+	}
 	return code, err
 }
 
@@ -78,7 +81,7 @@ func (s *supervisor) command(ctx context.Context, sigs <-chan os.Signal) (code i
 		return ExitSetup, &setupError{"standard streams", err}
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
-	spec := gate.Spec{Argv: s.cfg.Command, Env: s.agentEnv, Dir: s.cfg.Dir, Stdio: set.Child}
+	spec := gate.Spec{Argv: s.cfg.Command, Env: s.agentEnv, Dir: s.agentDir(), Stdio: set.Child}
 	var t *terminal
 	if set.TTY {
 		if t, err = openTerminal(files, set.Kind); err != nil {

@@ -307,8 +307,8 @@ func (s *supervisor) startSandbox(ctx context.Context) error {
 		return err
 	}
 	s.view = spec
-	if spec.Moved != "" {
-		s.notes = append(s.notes, "the command cannot enter "+spec.Moved+" and starts in /")
+	if at := s.notItsOwn(); at != "" {
+		s.notes = append(s.notes, at+" ("+asRootMend+")")
 	}
 	g, err := gate.Start(ctx, gate.Options{
 		IDs: s.ids, View: spec,

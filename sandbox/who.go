@@ -127,3 +127,28 @@ func hasWord(words []string, w string) bool { return slices.Contains(words, w) }
 func nonEmpty(in ...string) []string {
 	return slices.DeleteFunc(in, func(s string) bool { return s == "" })
 }
+
+// agentDir is where the command starts: where the caller stands, unless it has
+// another uid that cannot enter there.
+func (s *supervisor) agentDir() string {
+	if s.view.Moved != "" {
+		return s.view.Dir
+	}
+	return s.cfg.Dir
+}
+
+// asRootMend is for a session of real root's whose command has no rights where
+// root stands.
+const asRootMend = "give the directory to that user, name another by --workdir, or --as-root keeps root"
+
+// notItsOwn says what the command cannot do in the caller's directory, for want
+// of the caller's uid; "" is nothing.
+func (s *supervisor) notItsOwn() string {
+	switch {
+	case s.view.Moved != "":
+		return "the command cannot enter " + s.view.Moved + " and starts in " + s.view.Dir
+	case s.view.Unwritable:
+		return "the command cannot write " + s.view.Dir
+	}
+	return ""
+}

@@ -38,6 +38,7 @@ type path struct {
 // BenchmarkAgainstOthers prints one table; b.N is not looked at.
 func BenchmarkAgainstOthers(b *testing.B) {
 	bed := harness.New(b)
+	needed(b, bed)
 	bed.Origins.Handle("/down", http.HandlerFunc(zeros))
 	bed.Origins.Handle("/up", http.HandlerFunc(discard))
 	var u unix.Utsname
@@ -60,6 +61,15 @@ func BenchmarkAgainstOthers(b *testing.B) {
 	table(b, "one TCP stream up", "MiB/s", mib, paths, fmt.Sprintf("head -c %d /dev/zero | curl -sSf -o /dev/null -T - %s/up", stream, url))
 	table(b, "small HTTPS requests", "per s", requests, paths,
 		fmt.Sprintf("curl -sSf -H 'Connection: close' 'https://api.allowed.test/?[1-%d]' -o /dev/null", requests))
+}
+
+// needed fails where a program is missing that this compares with.
+func needed(b *testing.B, bed *harness.Bed) {
+	for program, pkg := range map[string]string{"curl": "curl", "unshare": "util-linux", "bwrap": "bubblewrap", "slirp4netns": "slirp4netns"} {
+		if err := run(bed.Program("sh", "-c", "command -v "+program)); err != nil {
+			b.Fatalf("%s is not installed: apt-get install %s (make bench does it for root)", program, pkg)
+		}
+	}
 }
 
 func zeros(w http.ResponseWriter, _ *http.Request) {
@@ -102,10 +112,6 @@ kill $slirp; rm -f "$0".*; exit $code`, bed.Home+"/slirp", script)
 func startTable(b *testing.B, bed *harness.Bed) {
 	outcall := median(b, func() error { return run(bed.Command("run", "-q", "--", "true")) })
 	fmt.Printf("\nstart of `true`, median of %d\n  %-14s %8.1f ms\n", starts, "outcall run", ms(outcall))
-	if err := run(bed.Program("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true")); err != nil {
-		fmt.Printf("  %-14s not measured: %v\n", "bwrap", err)
-		return
-	}
 	bwrap := median(b, func() error { return run(bed.Program("bwrap", "--unshare-all", "--ro-bind", "/", "/", "true")) })
 	fmt.Printf("  %-14s %8.1f ms   outcall takes %.1f times as long\n", "bwrap", ms(bwrap), float64(outcall)/float64(bwrap))
 	b.ReportMetric(float64(outcall)/float64(bwrap), "start/bwrap")
@@ -140,8 +146,7 @@ func table(b *testing.B, what, unit string, amount float64, paths []path, script
 			}
 		}
 		if err != nil {
-			fmt.Printf("  %-14s not measured: %s\n", p.name, oneLine(err))
-			continue
+			b.Fatalf("%s, %s: %s", what, p.name, oneLine(err))
 		}
 		fmt.Printf("  %-14s %8.0f %s\n", p.name, rate[p.name], unit)
 	}

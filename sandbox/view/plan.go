@@ -158,7 +158,7 @@ func (p *planner) workdir() error {
 		}
 		p.s.Moved, dir = dir, "/"
 	}
-	p.s.Dir = dir
+	p.s.Dir, p.s.Unwritable = dir, !p.who.canWrite(dir)
 	if p.isReplaced(dir) && dir != p.s.TmpDir && !slices.Contains(p.s.RunDirs, dir) && dir != "/dev" {
 		p.s.Back = []string{dir}
 	}

@@ -13,6 +13,9 @@ type Spec struct {
 	// Moved is the caller's working directory where the agent's uid cannot
 	// enter it and starts in Dir instead; for the banner.
 	Moved string `json:"moved,omitempty"`
+	// Unwritable says that the agent's uid, which is not the caller's, can make
+	// nothing in Dir; for the banner.
+	Unwritable bool `json:"unwritable,omitempty"`
 	// WeakProc keeps the outer /proc instead of a fresh one.
 	WeakProc bool `json:"weak_proc,omitempty"`
 	// LockSysctl makes /proc/sys and /proc/sysrq-trigger read-only, which only

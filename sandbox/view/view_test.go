@@ -375,6 +375,12 @@ func TestOwner(t *testing.T) {
 	if other.canEnter(dir) {
 		t.Error("enters 0700")
 	}
+	for mode, want := range map[os.FileMode]bool{0o700: false, 0o755: false, 0o702: false, 0o707: true, 0o1777: true} {
+		must(t, os.Chmod(dir, mode))
+		if got := other.canWrite(dir); got != want {
+			t.Errorf("another user writes a directory of mode %o: %v", mode, got)
+		}
+	}
 	if !other.canEnter("/usr") {
 		t.Error("does not enter /usr")
 	}
@@ -389,5 +395,8 @@ func TestMoved(t *testing.T) {
 	must(t, err)
 	if s.Dir != "/" || s.Moved != dir {
 		t.Errorf("dir %q, moved %q", s.Dir, s.Moved)
+	}
+	if !s.Unwritable {
+		t.Error("another user's / counts as writable")
 	}
 }
