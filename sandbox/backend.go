@@ -207,7 +207,7 @@ func (b backend) Explain(ctx context.Context, r hostapi.ExplainRequest) (any, er
 	q.Resolve = func(name string) ([]netip.Addr, error) { return b.lookup(ctx, name) }
 	out, err := b.s.snap.Load().Explain(q)
 	if err != nil {
-		return nil, hostapi.Errorf(400, "explain %q: %v", r.Target, err)
+		return nil, hostapi.Errorf(400, "%w", err)
 	}
 	return out, nil
 }
