@@ -127,3 +127,34 @@ func mkfifo(t *testing.T, path string) (write func(string)) {
 		io.WriteString(f, text)
 	}
 }
+
+// On a terminal inside a session, what the shim runs reads, is interrupted,
+// stopped and continued as the shell's own job.
+func TestShimTerminal(t *testing.T) {
+	b := harness.New(t)
+	rules := b.Rules("r.yaml", "  - {id: sh, action: allow, condition: 'run.tool == \"sh\"'}\n")
+	s := newScreen(t, b, harness.Outcall, "run", "-q", "--name", b.NewName(), "--rules", rules, "--", "sh")
+	s.typed("PS1='in''side> '\n")
+	s.expect("inside> ")
+	s.typed("outcall-agent exec sh -c 'read x; echo got-$x'\n")
+	s.typed("word\n")
+	s.expect("got-word")
+	s.expect("inside> ")
+	s.typed("outcall-agent exec sh -c 'echo running$((1+1)); exec sleep 1000'\n")
+	s.expect("running2")
+	s.typed("\x03")
+	s.expect("inside> ")
+	s.typed("echo code$?.\n")
+	s.expect("code130.")
+	s.typed("outcall-agent exec sh -c 'echo again$((1+1)); exec sleep 1000'\n")
+	s.expect("again2")
+	s.typed("\x1a")
+	s.expect("Stopped")
+	s.expect("inside> ")
+	s.typed("fg\n")
+	s.expect("sleep 1000")
+	s.typed("\x03")
+	s.expect("inside> ")
+	s.typed("exit 5\n")
+	s.ends(5)
+}

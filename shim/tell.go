@@ -62,10 +62,11 @@ func (c *Caller) why(id string) action {
 		}
 		c.print("%s  %s  %s  %s", d.ID, d.Time.Local().Format("15:04:05"), d.Layer, d.Target)
 		c.print("denied by %s: %s", d.Rule, d.Reason)
-		if d.Advice != "" {
-			c.print("%s", d.Advice)
-		}
-		if d.Smallest != "" {
+		switch {
+		case d.Smallest == "" && d.Advice != "":
+			c.print("%s", d.Advice) // why no rule would
+		case d.Smallest != "":
+			c.print("the operator can allow it by %s", d.Advice)
 			c.print("the smallest rule file that would allow it; outcall-agent request FILE proposes it to the operator:")
 			c.block("\n" + d.Smallest)
 		}
