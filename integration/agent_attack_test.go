@@ -15,7 +15,7 @@ func TestC1OperatorsSide(t *testing.T) {
 	b := harness.New(t)
 	r := b.Sandbox(allowAPI, "bash", "-c", `
 		ls -d "$XDG_RUNTIME_DIR"/outcall "$HOME"/.local/state/outcall/* /tmp/outcall* 2>/dev/null | sed 's/^/seen /'
-		find / -xdev -name host.sock 2>/dev/null | sed 's/^/seen /'
+		find "$HOME" "$XDG_RUNTIME_DIR" /run /tmp /var/run -name host.sock 2>/dev/null | sed 's/^/seen /'
 		ask() { curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$@"; }
 		for p in /api/v1/session /api/v1/rules/reload /api/v1/requests/rules /metrics /debug/pprof/ /ui/ /v1/../api/v1/session; do
 			echo "sock $(ask --path-as-is --unix-socket /run/outcall/agent.sock http://x$p) $(ask --path-as-is -X POST -d '{}' --unix-socket /run/outcall/agent.sock http://x$p)"
