@@ -93,7 +93,9 @@ func (s *Stack) tune() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	recv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 1 << 20, Max: 2 << 20}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 1 << 20, Max: 2 << 20}
-	wait := tcpip.TCPTimeWaitTimeoutOption(5 * time.Second) // the round trip is below a millisecond
+	// A client that uses its port again meets what is left of the old connection:
+	// no listener takes its SYN out of that. The round trip is below a millisecond.
+	wait := tcpip.TCPTimeWaitTimeoutOption(500 * time.Millisecond)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recv, &send, &wait} {
 		if err := s.net.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("netstack: TCP option %T: %w", o, tcpErr(err))
