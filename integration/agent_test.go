@@ -100,9 +100,10 @@ func TestShimInside(t *testing.T) {
 		outcall-agent exec ls; echo "denied $?"
 		outcall-agent exec /no/such; echo "missing $?"
 		outcall-agent exec /etc/passwd; echo "noexec $?"
+		ln -s /run/outcall/bin/outcall /tmp/outcall-agent; /tmp/outcall-agent --version; /tmp/outcall-agent exec sh -c 'exit 9'; echo "nine $?"
 		OUTCALL_AGENT_SOCK=/no/sock outcall-agent exec sh -c 'echo ran'; echo "none $?"`)
 	mustContain(t, "output", r.Stdout, "/run/outcall/bin/outcall-agent\n", "seven 7\n", "usr1 138\n", "<a  b>\n<>\n<$HOME>\n<--version>\n", "in\n",
-		"denied 1\n", "missing 127\n", "noexec 126\n", "none 5\n")
+		"denied 1\n", "missing 127\n", "noexec 126\n", "outcall-agent ", "nine 9\n", "none 5\n")
 	mustLack(t, "output", r.Stdout, "same", "ran\n")
 	mustContain(t, "errors", r.Stderr, "outcall-agent: denied by default policy: no rule allows it (d-", "nothing was run")
 	size := regexp.MustCompile(`size (\d+)`).FindStringSubmatch(r.Stdout)

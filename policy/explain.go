@@ -32,6 +32,8 @@ type ExplainQuery struct {
 	// whatever the rules are: the host has no ping sockets, a proxy carries TCP
 	// only. It asks nobody. May be nil.
 	CannotGoOut func(p Proto, name string, dst netip.AddrPort) string
+
+	bare bool // the verdicts alone: what people read costs a look at every rule
 }
 
 // An Explanation is the answer: the verdict of each way to the target, and

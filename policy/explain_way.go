@@ -37,6 +37,10 @@ func (w *way) facts(l Layer) *Facts {
 
 // note adds a step and returns its action.
 func (w *way) note(f *Facts, fl Flow, a Action, cond string) Action {
+	if w.q.bare {
+		w.steps = append(w.steps, ExplainedStep{Action: a.String(), Rule: fl.RuleID(), Reason: fl.Reason})
+		return a
+	}
 	w.steps = append(w.steps, w.s.explained(f, fl, a, cond))
 	return a
 }

@@ -10,6 +10,10 @@ import (
 // MaxReach bounds the names and networks of one list of what is reachable.
 const MaxReach = 200
 
+// maxReachTries bounds the targets that are tried for it, however many ports
+// the rules name.
+const maxReachTries = 2000
+
 // A Reach is one name or network that an allow rule names, and the ways to it
 // that Explain allows. It tells people where to begin: what is judged is each
 // attempt, and rules can allow by other marks than names.
@@ -22,6 +26,7 @@ type Reach struct {
 // tells that there is more than MaxReach. No question is asked for it.
 func (s *Snapshot) Reach(who Who, h *Host) (list []Reach, more bool) {
 	seen := map[string]int{}
+	tries := 0
 	for _, r := range s.rules {
 		if r.Block {
 			continue
@@ -30,18 +35,25 @@ func (s *Snapshot) Reach(who Who, h *Host) (list []Reach, more bool) {
 			i, known := seen[to]
 			if !known {
 				if len(seen) == MaxReach {
-					return list, true
+					return reachable(list), true
 				}
 				i = len(list)
 				seen[to] = i
 				list = append(list, Reach{To: to})
 			}
 			for _, t := range r.targets(to) {
+				if tries++; tries > maxReachTries {
+					return reachable(list), true
+				}
 				list[i].try(s, who, h, t)
 			}
 		}
 	}
-	return slices.DeleteFunc(list, func(r Reach) bool { return len(r.Allow) == 0 }), false
+	return reachable(list), false
+}
+
+func reachable(list []Reach) []Reach {
+	return slices.DeleteFunc(list, func(r Reach) bool { return len(r.Allow) == 0 })
 }
 
 // places are the names and networks that the condition compares with.
@@ -114,7 +126,7 @@ func (r *Reach) try(s *Snapshot, who Who, h *Host, text string) {
 		return
 	}
 	ask, _ := asked(nil)
-	x := s.explain(ExplainQuery{Target: text, Who: who, Host: h, Resolve: ask}, t)
+	x := s.explain(ExplainQuery{Target: text, Who: who, Host: h, Resolve: ask, bare: true}, t)
 	switch {
 	case x.Verdict == VerdictAllow:
 		r.Allow = append(r.Allow, label)

@@ -50,4 +50,15 @@ func TestReachIsBounded(t *testing.T) {
 	if list, more := snap.Reach(Who{}, nil); len(list) != MaxReach || !more {
 		t.Errorf("%d, %v", len(list), more)
 	}
+	var b strings.Builder
+	b.WriteString("version: \"1\"\nrules:\n")
+	for i := range maxReachTries {
+		fmt.Fprintf(&b, "  - {id: r%d, action: allow, condition: 'network.hostname == \"one.test\" && network.port == %d'}\n", i, i+1)
+	}
+	if snap, err = Load([]Source{{Path: "r.yaml", Data: []byte(b.String())}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, more := snap.Reach(Who{}, nil); !more {
+		t.Error("as many ports as there are were all tried")
+	}
 }

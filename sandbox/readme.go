@@ -18,8 +18,9 @@ const maxReadme = 48 << 10
 // A readme is the agent's /run/outcall/README.md. The supervisor has the only
 // descriptor that can write it.
 type readme struct {
-	mu sync.Mutex
-	f  *os.File // nil: there is none
+	mu   sync.Mutex
+	f    *os.File // nil: there is none
+	text string   // what it says
 }
 
 // write replaces the text. What is new stands in the file at once; a reader
@@ -27,6 +28,7 @@ type readme struct {
 func (r *readme) write(text string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.text = text
 	if r.f == nil {
 		return nil
 	}
@@ -34,6 +36,14 @@ func (r *readme) write(text string) error {
 		return err
 	}
 	return r.f.Truncate(int64(len(text)))
+}
+
+// read returns what it says: the agent API tells the same, however often it is
+// asked.
+func (r *readme) read() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text
 }
 
 // close lets go of the file, and of the mount below it.
@@ -111,7 +121,7 @@ Write the smallest rule file that does, tell the person you work for what it is 
 `
 
 // Policy implements agentapi.Backend.
-func (a agentBackend) Policy(context.Context) string { return a.s.policyText(a.s.snap.Load()) }
+func (a agentBackend) Policy(context.Context) string { return a.s.readme.read() }
 
 // Limited implements agentapi.Backend: the audit sums equal lines.
 func (a agentBackend) Limited() {
