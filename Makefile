@@ -13,7 +13,7 @@ UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server /usr/bin/python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
 NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server python3:python3 stty:coreutils gcc:gcc node:nodejs npm:npm bash:bash unshare:util-linux
 
-.PHONY: help build test unit integration users platform clients race lint bench microbench property fuzz repro deps clean
+.PHONY: help build test unit integration ways users platform clients race lint bench microbench property fuzz repro deps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,16 @@ platform: ## the kernel facts that we rely on
 integration: ## the built program in a small internet, and the tree's habits
 	CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout 30m ./integration ./integration/habits ./integration/harness ./integration/probe
 
+# What shows most of the program in the least time.
+WAYS := ^Test(Allowed|Denied|Root|Doctor)
+
+ways: ## the main ways of the integration tests
+	CGO_ENABLED=0 $(GO) test -count=1 -run '$(WAYS)' ./integration
+
 users: ## the main ways again as uid 65534 and as real root; only where the caller is root
 	@if [ "$$(id -u)" = 0 ]; then set -e; for as in nobody root; do \
 		echo "WORLD_AS=$$as"; \
-		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '^Test(Allowed|Denied|Root|Doctor)' ./integration; \
+		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '$(WAYS)' ./integration; \
 	done; else echo "not root: the tests as uid 65534 and as real root were NOT run"; fi
 
 clients: deps ## npm, go, apt through this machine's own registries; coding agents with their hooks against a model of ours
