@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -53,4 +55,50 @@ func TestK19TakenID(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "b.yaml:3: duplicate rule id 'x' (first seen in a.yaml:3)") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// K19: whatever an agent asks for and an operator approves, what a block that
+// it did not ask for denies stays denied, at every layer and on every way.
+func TestK19ApprovedNeverPassesABlock(t *testing.T) {
+	layers := []Layer{LayerDNS, LayerFlow, LayerHello, LayerConnect, LayerRequest, LayerRaw}
+	origins := []Origin{Operator, Operator, CLI, Project}
+	asked := 0
+	property(t, func(r *rand.Rand, s *Snapshot) string {
+		var own, all []*Rule
+		for _, old := range s.rules {
+			x := *old
+			x.Priority = int32(r.IntN(3))
+			x.Origin = pick(r, origins)
+			if x.notForAgents() == "" && r.IntN(2) == 0 {
+				x.Origin = Request
+				if x.Priority = -x.Priority; x.Block { // nobody could ask for it, so it would have to be tried
+					x.Block = false
+					x.c = allowOf(x.c)
+				}
+				asked++
+			} else {
+				own = append(own, &x)
+			}
+			all = append(all, &x)
+		}
+		without, with := &Snapshot{rules: ordered(own)}, &Snapshot{rules: ordered(all)}
+		c := randomCase(r)
+		for _, l := range layers {
+			a, b := without.Step(c.facts(l)), with.Step(c.facts(l))
+			if a.Word == Deny && a.Rule != nil && a.Rule.Block && b.Word != Deny {
+				return fmt.Sprintf("%s at %s: %s (%s), and with what was approved %s by %s", c, l, a.Word, a.Reason, b.Word, b.RuleID())
+			}
+		}
+		return ""
+	})
+	if asked < 1000 {
+		t.Errorf("only %d rules were asked for", asked)
+	}
+}
+
+// allowOf is a block's condition as an allow has it: one part.
+func allowOf(c *compiled) *compiled {
+	x := *c
+	x.parts = c.parts[:1]
+	return &x
 }
