@@ -81,7 +81,7 @@ func TestReadmeLiveSession(t *testing.T) {
 	exampleWorld(b)
 	p := b.StartSandbox([]string{"-a", "api.example.com"}, "sh", "-c", "curl -sS https://api.example.com/; echo ready; exec sleep 1000")
 	p.WaitFor("ready")
-	for _, c := range readme(t, "outcall (ps|log|rules|dns|bridge|exec)\\b") {
+	for _, c := range readme(t, "outcall (ps|log|rules|requests|dns|bridge|exec)\\b") {
 		c = strings.Replace(c, "NAME", p.Name, 1)
 		endless := c == "outcall log -f" || strings.HasPrefix(c, "outcall bridge capture")
 		if endless {
