@@ -318,11 +318,12 @@ func raw(t *testing.T, b *bed, text string) (net.Conn, func() string) {
 }
 
 func TestHeads(t *testing.T) {
-	b := serve(t, func(o *Options) { o.headerTimeout = 50 * time.Millisecond })
+	b := serve(t, nil)
 	_, read := raw(t, b, "POST /v1/checkin HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", maxHeader+8<<10)+"\r\n\r\n")
 	if got := read(); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
 		t.Errorf("a long head: %.100q", got)
 	}
+	b = serve(t, func(o *Options) { o.headerTimeout = 50 * time.Millisecond })
 	_, read = raw(t, b, "POST /v1/checkin HTTP/1.1\r\nHost: x\r\n")
 	if got := read(); strings.Contains(got, "200 OK") { // cut off after headerTimeout
 		t.Errorf("half a head: %.100q", got)
@@ -387,6 +388,11 @@ func TestDescriptorsAreClosedUnread(t *testing.T) {
 func FuzzQuestion(f *testing.F) {
 	f.Add(check(NetworkCall, "https://h.test/p?q", "method", "POST"))
 	f.Add(check(ToolExec, "git", "args_json", `["-x"]`))
+	for _, target := range []string{"h:443", "[::1]:80", "http://h.test:80/%2e?q=%00", "h.test.:65535", "https://xn--a/", "//h", "https://h\\@e/", "127.1:0x50"} {
+		f.Add(check(NetworkCall, target, "protocol", "udp"))
+	}
+	f.Add(check(FileAccess, "/a\x00", "mode", "write"))
+	f.Add(check(ShellExec, "sh", "args_json", `["\ud800"]`, "cwd", "\u202e"))
 	f.Fuzz(func(t *testing.T, body string) {
 		var in checkBody
 		if decode(strings.NewReader(body), &in) != nil {
@@ -409,6 +415,19 @@ func FuzzServer(f *testing.F) {
 	b := serve(f, nil)
 	f.Add("POST", "/v1/checkin", "{}")
 	f.Add("GET", "/v1/denials?since=x", "")
+	for _, seed := range [][3]string{
+		{"POST", "/v1/permissions/check", check(NetworkCall, "https://h.test/")},
+		{"POST", requestsPath, `{"rule_file":"version: \"1\"\n"}`},
+		{"GET", requestsPath + "/rr-000000000000", ""},
+		{"GET", "/v1/denials?id=d-00000000&id=x", ""},
+		{"GET", "/v1/denials?since=0000-00-00T00:00:00Z", ""},
+		{"GET", "http://x/v1/policy", ""},
+		{"POST", "/v1/checkin HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX:", "2\r\n{}\r\n0\r\n\r\n"},
+		{"CONNECT", "x:443", ""}, {"PRI", "*", "SM\r\n\r\n"}, {"GET", "/v1/%2e%2e/checkin", "{}"},
+		{"POST", "/v1/checkin", strings.Repeat("[", 70_000)},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
 	f.Fuzz(func(t *testing.T, method, path, body string) {
 		c, err := net.Dial("unix", b.path)
 		if err != nil {
