@@ -45,6 +45,11 @@ func TestExplainVerdicts(t *testing.T) {
 		{"rebound", host, "https://api.allowed.test/", "127.0.0.1", VerdictDeny, ""},
 		{"private", host, "https://api.allowed.test/", "10.0.0.1", VerdictDeny, "allow_private_ips: true"},
 		{"private, no rule yet", nil, "https://db.test/", "10.0.0.1", VerdictDeny, "db.test"}, // its address is not asked for
+		{"path in disguise", rules(t, `block http.path.startsWith("/admin/")`, `allow network.hostname == "a.test" || dns.query == "a.test"`),
+			"http://a.test/x/../admin%2Fx", pub, VerdictDeny, ""},
+		{"path with parameters", rules(t, `block http.path == "/admin"`, `allow network.hostname == "a.test" || dns.query == "a.test"`),
+			"http://a.test/%61dmin;x=1", pub, VerdictDeny, ""},
+		{"other path", rules(t, `block http.path == "/admin"`, `allow dns.query == "a.test" || network.hostname == "a.test"`), "http://a.test/admins%2Fx;y", pub, VerdictAllow, ""},
 		{"question", host, "dns://api.allowed.test", "", VerdictAllow, ""},
 		{"question of a type", host, "dns://api.allowed.test?type=TXT", "", VerdictDeny, `dns.record_type == "TXT"`},
 		{"blocked", rules(t, `block http.path == "/x"`, `allow dns.query == "a.test" || network.hostname == "a.test"`), "https://a.test/", pub, VerdictDeny, ""},
