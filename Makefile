@@ -11,7 +11,6 @@ UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 
 # program:Debian package, for all that the tests start
 NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server /usr/bin/python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
-NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server python3:python3 stty:coreutils gcc:gcc node:nodejs npm:npm bash:bash unshare:util-linux
 
 .PHONY: help build test unit integration ways users platform clients race lint bench microbench property fuzz repro deps clean
 
@@ -45,6 +44,7 @@ users: ## the main ways again as uid 65534 and as real root; only where the call
 		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '$(WAYS)' ./integration; \
 	done; else echo "not root: the tests as uid 65534 and as real root were NOT run"; fi
 
+clients: NEEDS += npm:npm
 clients: deps ## npm, go, apt through this machine's own registries; coding agents with their hooks against a model of ours
 	CGO_ENABLED=0 $(GO) test -count=1 -tags clients -timeout 30m ./integration/clients
 
