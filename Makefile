@@ -12,6 +12,10 @@ UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 # program:Debian package, for all that the tests start
 NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server /usr/bin/python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
 
+# and what only make clients starts
+TOOLS := wget:wget npm:npm /usr/bin/pip3:python3-pip /usr/bin/cargo:cargo java:openjdk-17-jdk-headless /usr/lib/postgresql/*/bin/initdb:postgresql redis-server:redis-server \
+	redis-cli:redis-tools chromium:chromium ssh-keyscan:openssh-client /usr/lib/python3/dist-packages/aiohttp:python3-aiohttp /usr/lib/python3/dist-packages/requests:python3-requests
+
 .PHONY: help build test unit integration ways users platform clients race lint bench microbench property fuzz repro deps clean
 
 help: ## this list
@@ -44,9 +48,9 @@ users: ## the main ways again as uid 65534 and as real root; only where the call
 		WORLD_AS=$$as CGO_ENABLED=0 $(GO) test -count=1 -run '$(WAYS)' ./integration; \
 	done; else echo "not root: the tests as uid 65534 and as real root were NOT run"; fi
 
-clients: NEEDS += npm:npm
-clients: deps ## npm, go, apt through this machine's own registries; coding agents with their hooks against a model of ours
-	CGO_ENABLED=0 $(GO) test -count=1 -tags clients -timeout 30m ./integration/clients
+clients: NEEDS += $(TOOLS)
+clients: deps ## real programs against real servers, package clients through this machine's own registries, coding agents with their hooks
+	CGO_ENABLED=0 $(GO) test -p 1 -count=1 -tags clients -timeout 30m ./integration/tools ./integration/clients
 
 # Under the race detector a start in real namespaces is many times slower than
 # the deadlines that those tests hold, so of two packages only the other tests run.
@@ -59,7 +63,7 @@ race: ## unit tests under the race detector (needs gcc); of gate and view those 
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags clients ./integration/clients
+	$(GO) vet -tags clients ./integration/clients ./integration/tools
 	$(STATICCHECK) ./...
 
 bench: ## the whole program against bwrap, slirp4netns and no sandbox, as ratios of one run
@@ -82,7 +86,7 @@ repro: ## two builds, the second with an empty cache, are the same bytes
 	CGO_ENABLED=0 $(GO) test -count=1 -run TwoBuilds ./integration/habits
 
 deps: # what the tests start: installed where we are root, named where not
-	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
+	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; for n in $(NEEDS); do { command -v $${n%%:*} || ls -d $${n%%:*}; } >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 		else echo "the tests need these packages:$$missing (Debian: apt-get install$$missing)"; exit 1; fi; fi
