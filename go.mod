@@ -26,6 +26,7 @@ require (
 // Test dependencies.
 require (
 	github.com/creack/pty v1.1.24
+	github.com/quic-go/quic-go v0.65.0 // the small internet's HTTP/3, in tests only
 	github.com/rogpeppe/go-internal v1.16.0
 )
 
@@ -38,7 +39,9 @@ require (
 	github.com/google/gopacket v1.1.19 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mdlayher/socket v0.5.1 // indirect
+	github.com/quic-go/qpack v0.6.0 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
+	golang.org/x/crypto v0.57.0 // indirect
 	golang.org/x/exp v0.0.0-20250711185948-6ae5c78190dc // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/time v0.15.0 // indirect

@@ -13,9 +13,9 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 
+	"outcall/integration/quictest"
 	"outcall/netstack/egress"
 	"outcall/netstack/link"
-	"outcall/netstack/quic/quictest"
 	"outcall/policy"
 )
 
@@ -173,6 +173,8 @@ func TestUDPLargeReply(t *testing.T) {
 		if n, err := c.Read(buf); err != nil || string(buf[:n]) != large {
 			t.Errorf("%d octets, %v", n, err)
 		}
+		b.sends(c, []byte(large)) // as if the kernel had left several in one
+		b.log.wait(t, "limit", func(e policy.Event) bool { return e.Event == "limit" && strings.Contains(e.Reason, "not cut up") })
 	}
 }
 

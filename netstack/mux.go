@@ -70,6 +70,11 @@ func (x *mux) leave(t Tuple, q chan datagram, idle bool) bool {
 // receive takes a datagram of the agent. It runs on the link's reader and never
 // blocks.
 func (s *Stack) receive(p packet) {
+	if mtu := int(s.cfg.Link.Endpoint().MTU()); len(p.raw) > mtu {
+		s.stats.lost.Add(1)
+		s.limited("datagrams that the kernel has not cut up: one packet of more than %d octets", mtu)
+		return
+	}
 	var err error
 	d := datagram{packet: p, body: p.l4}
 	t := Tuple{Proto: protoWords[p.proto], Src: p.src, Dst: p.dst}

@@ -112,6 +112,13 @@ func (o *Origins) start(internet *place, ports *Ports) error {
 		o.closers = append(o.closers, ln)
 		o.done.Go(func() { serve(ln) })
 	}
+	for _, port := range []uint16{443, ports.HTTPS} {
+		for _, family := range []string{"udp4", "udp6"} {
+			if err := o.serveQUIC(internet, family, port); err != nil {
+				return err
+			}
+		}
+	}
 	for _, port := range []uint16{portEcho, ports.Echo} {
 		for _, family := range []string{"udp4", "udp6"} {
 			if err := o.udpEcho(internet, family, port); err != nil {

@@ -206,3 +206,24 @@ func setResolvers(servers ...netip.Addr) error {
 	}
 	return os.WriteFile(resolvConf, b, 0o644)
 }
+
+// narrow gives one address a route of its own whose MTU is known; 0 takes it
+// away.
+func narrow(a netip.Addr, mtu int) error {
+	l, err := netlink.LinkByName(hostLink)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", hostLink, err)
+	}
+	gw := routerV4
+	if a.Is6() {
+		gw = routerV6
+	}
+	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), Gw: gw.Addr().AsSlice(), MTU: mtu}
+	if mtu == 0 {
+		return netlink.RouteDel(r)
+	}
+	if err := netlink.RouteReplace(r); err != nil {
+		return fmt.Errorf("route to %s with MTU %d: %w", a, mtu, err)
+	}
+	return nil
+}

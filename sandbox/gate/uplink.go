@@ -33,7 +33,13 @@ func (k *keeper) uplink(l *linker) error {
 	}
 	refused := k.packetRefused()
 	if refused == nil {
-		return l.vethUplink()
+		if err := l.vethUplink(); err != nil {
+			return err
+		}
+		if err := cutDatagrams(Uplink0); err != nil {
+			k.info.Notes = append(k.info.Notes, "what programs send by UDP_SEGMENT (QUIC in bulk) is lost: "+err.Error())
+		}
+		return nil
 	}
 	if k.o.Network.Link == LinkPacket {
 		return stageErr(StagePacket, "", refused)

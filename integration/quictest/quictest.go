@@ -1,6 +1,5 @@
 // Package quictest makes the client packets of QUIC by hand, honest and not,
-// for tests. It shares no code with the reader that it is to test, and no
-// program that is shipped imports it.
+// for the tests of the reader's users. It shares no code with the reader.
 package quictest
 
 import (
