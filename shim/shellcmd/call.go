@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -15,6 +16,11 @@ import (
 type arg struct {
 	text  string
 	exact bool
+	// What may become of it where it is not exact.
+	leads  bool     // an option: it begins with an expansion
+	splits bool     // several words: an expansion in it is not quoted
+	globs  bool     // names of files
+	names  []string // it is one word where these variables are numbers
 }
 
 // A run is a simple command in its place.
@@ -45,8 +51,7 @@ func (s *splitter) call(c *syntax.CallExpr, redirs []*syntax.Redirect, at []stri
 		if err := s.inside(w, at); err != nil {
 			return nil, nil, err
 		}
-		text, exact := s.word(w)
-		r.args = append(r.args, arg{text, exact})
+		r.args = append(r.args, s.arg(w))
 	}
 	if len(r.args) == 0 {
 		return at, at, nil
@@ -78,12 +83,12 @@ func (s *splitter) run(r run) (ok, all []string, err error) {
 		return r.at, r.at, s.find(r)
 	case "alias":
 		return r.at, r.at, s.alias(r)
-	case "let", "printf", "read", "unset", "test", "[", "mapfile", "readarray", "wait", "declare", "typeset", "local", "export", "readonly":
-		for _, a := range r.args {
-			if hidden(a.text) && a.exact && strings.Contains(a.text, "[") {
-				return nil, nil, fmt.Errorf("%s: a quoted substitution in an index may be run", base)
-			}
+	case ".", "source":
+		if len(r.args) > 1 && input(r.args[1].text) {
+			return r.at, r.at, s.fromInput(r)
 		}
+	case "let", "printf", "read", "unset", "test", "[", "mapfile", "readarray", "getopts", "wait", "declare", "typeset", "local", "export", "readonly":
+		return r.at, r.at, s.builtin(base, r)
 	default:
 		if w, ok := wrappers[base]; ok {
 			return s.wrapped(r, w)
@@ -140,7 +145,7 @@ func (s *splitter) eval(r run) (ok, all []string, err error) {
 		}
 		text = append(text, a.text)
 	}
-	all, err = s.script(strings.Join(text, " "), r.at)
+	all, err = s.script(strings.Join(text, " "), r.at, syntax.LangBash)
 	return all, all, err
 }
 
@@ -158,7 +163,7 @@ func (s *splitter) trap(r run) error {
 	if !args[0].exact {
 		return fmt.Errorf("trap %s: what it runs is not literal", args[0].text)
 	}
-	_, err := s.script(args[0].text, r.at)
+	_, err := s.script(args[0].text, r.at, syntax.LangBash)
 	return err
 }
 
@@ -173,7 +178,7 @@ func (s *splitter) alias(r run) error {
 		if !a.exact {
 			return fmt.Errorf("alias %s: what it runs is not literal", a.text)
 		}
-		if _, err := s.script(value, r.at); err != nil {
+		if _, err := s.script(value, r.at, syntax.LangBash); err != nil {
 			return fmt.Errorf("alias %s: %w", a.text, err)
 		}
 	}
@@ -214,13 +219,35 @@ func (s *splitter) shell(r run) error {
 		if len(args) == 0 || !args[0].exact {
 			return fmt.Errorf("%s -c: what it runs is not literal", r.args[0].text)
 		}
-		_, err := s.script(args[0].text, r.at)
-		return err
+		return s.shellScript(r, args[0].text)
 	}
-	if len(args) > 0 && !strings.Contains(flags, "s") {
+	if len(args) > 0 && !strings.Contains(flags, "s") && !input(args[0].text) {
 		return nil
 	}
 	return s.fromInput(r)
+}
+
+// input tells whether a path may be the standard input.
+func input(path string) bool {
+	return strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
+}
+
+// shellScript reads a script for another shell. That may be one that knows only
+// what POSIX says, where [[ is the name of a command and $'…' no escape; both
+// readings count.
+func (s *splitter) shellScript(r run, text string) error {
+	before := len(s.out.Commands)
+	if _, err := s.script(text, r.at, syntax.LangBash); err != nil || path.Base(r.args[0].text) == "bash" {
+		return err
+	}
+	first := s.out.Commands[before:]
+	n := len(s.out.Commands)
+	_, err := s.script(text, r.at, syntax.LangPOSIX)
+	more := slices.Clone(s.out.Commands[n:])
+	s.out.Commands = append(s.out.Commands[:n], slices.DeleteFunc(more, func(c Command) bool {
+		return slices.ContainsFunc(first, func(o Command) bool { return reflect.DeepEqual(c, o) })
+	})...)
+	return err
 }
 
 // fromInput reads the script that a here-document or here-string gives a shell.
@@ -241,7 +268,7 @@ func (s *splitter) fromInput(r run) error {
 		if !exact {
 			return fmt.Errorf("%s: the script that it is given is not literal", r.args[0].text)
 		}
-		if _, err := s.script(text, r.at); err != nil {
+		if err := s.shellScript(r, text); err != nil {
 			return err
 		}
 	}
@@ -269,6 +296,9 @@ func (s *splitter) heredoc(d *syntax.Redirect) (text string, exact bool) {
 func (s *splitter) find(r run) error {
 	var starts = []string{"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
 	for i := 1; i < len(r.args); i++ {
+		if a := r.args[i]; a.splits || a.globs && strings.Trim(a.text, "*?") == "" || a.leads && i+1 < len(r.args) && !strings.HasPrefix(r.args[i+1].text, "-") {
+			return fmt.Errorf("%s %s: it may be -exec", r.args[0].text, a.text)
+		}
 		if !slices.Contains(starts, r.args[i].text) {
 			continue
 		}

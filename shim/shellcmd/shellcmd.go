@@ -50,8 +50,11 @@ func Split(text, dir, home string) (*Script, error) {
 	if !filepath.IsAbs(dir) {
 		return nil, fmt.Errorf("the working directory %q is no absolute path", dir)
 	}
-	s := &splitter{out: &Script{}, home: home}
-	if _, err := s.script(text, []string{filepath.Clean(dir)}); err != nil {
+	s := &splitter{out: &Script{}, home: home, values: newValues()}
+	if _, err := s.script(text, []string{filepath.Clean(dir)}, syntax.LangBash); err != nil {
+		return nil, err
+	}
+	if err := s.settled(); err != nil {
 		return nil, err
 	}
 	if s.moves && s.deferred {
@@ -69,27 +72,32 @@ type splitter struct {
 	// after a cd. Together they leave no known directory.
 	moves, deferred bool
 
+	values
+
 	src  string                // of the script in hand
 	seen map[*syntax.Stmt]bool // of the script in hand
 }
 
 // script reads a whole script and returns where it may leave the shell.
-func (s *splitter) script(text string, at []string) ([]string, error) {
+func (s *splitter) script(text string, at []string, lang syntax.LangVariant) ([]string, error) {
 	if len(text) > MaxText {
 		return nil, fmt.Errorf("the command line has more than %d bytes", MaxText)
 	}
-	if strings.ContainsRune(text, 0) {
-		return nil, errors.New("the command line has a NUL")
+	if strings.ContainsAny(text, "\x00\r") { // a CR is a letter to bash
+		return nil, errors.New("the command line has a NUL or CR")
 	}
 	if s.depth++; s.depth > maxDepth {
 		return nil, fmt.Errorf("scripts inside scripts, more than %d deep", maxDepth)
 	}
 	defer func(src string, seen map[*syntax.Stmt]bool) { s.src, s.seen = src, seen; s.depth-- }(s.src, s.seen)
-	f, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(text), "")
+	f, err := syntax.NewParser(syntax.Variant(lang)).Parse(strings.NewReader(text), "")
 	if err != nil {
-		return nil, fmt.Errorf("it cannot be read as bash: %w", err)
+		return nil, fmt.Errorf("it cannot be read as %v: %w", lang, err)
 	}
 	s.src, s.seen = text, map[*syntax.Stmt]bool{}
+	if err := s.twice(f); err != nil {
+		return nil, err
+	}
 	_, all, err := s.stmts(f.Stmts, at)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -17,6 +18,44 @@ func (s *splitter) word(w *syntax.Word) (text string, exact bool) {
 		return text, true
 	}
 	return s.source(w), false
+}
+
+// arg is a word of a command.
+func (s *splitter) arg(w *syntax.Word) arg {
+	text, exact := s.word(w)
+	a := arg{text: text, exact: exact}
+	if exact {
+		return a
+	}
+	plain := true
+	for i, part := range w.Parts {
+		switch p := part.(type) {
+		case *syntax.Lit:
+			_, ok := unquoted(p.Value)
+			a.globs = a.globs || !ok
+		case *syntax.ParamExp:
+			name, number := s.counts(p)
+			plain = plain && number
+			a.splits = a.splits || !number || name != ""
+			a.leads = a.leads || i == 0
+			if name != "" {
+				a.names = append(a.names, name)
+			}
+		case *syntax.CmdSubst:
+			a.splits, plain, a.leads = true, false, a.leads || i == 0
+		case *syntax.DblQuoted:
+			if len(p.Parts) > 0 && i == 0 {
+				_, lit := p.Parts[0].(*syntax.Lit)
+				a.leads = !lit
+			}
+		case *syntax.ExtGlob:
+			a.globs = true
+		}
+	}
+	if !plain {
+		a.names = nil
+	}
+	return a
 }
 
 func (s *splitter) source(n syntax.Node) string {
@@ -180,18 +219,21 @@ func (s *splitter) opens(name string, write bool, at []string) error {
 
 // Variables that choose which program or code a command is.
 var telling = []string{"PATH", "BASH_ENV", "ENV", "IFS", "PS4", "PROMPT_COMMAND", "SHELLOPTS", "BASHOPTS", "CDPATH", "PYTHONPATH", "NODE_OPTIONS",
-	"PERL5OPT", "RUBYOPT", "EDITOR", "VISUAL", "PAGER", "GIT_EXEC_PATH", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_EDITOR", "GIT_PAGER", "GIT_EXTERNAL_DIFF", "OUTCALL_AGENT_SOCK"}
+	"PERL5OPT", "RUBYOPT", "EDITOR", "VISUAL", "PAGER", "GIT_EXEC_PATH", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_EDITOR", "GIT_PAGER", "GIT_EXTERNAL_DIFF", "OUTCALL_AGENT_SOCK",
+	"BASH_ALIASES", "BASH_CMDS", "BASH_LOADABLES_PATH", "PS0", "LESSOPEN", "LESSCLOSE", "MANPAGER", "BROWSER", "GIT_ASKPASS", "SSH_ASKPASS", "GIT_PROXY_COMMAND",
+	"GIT_TEMPLATE_DIR", "GIT_SEQUENCE_EDITOR", "GIT_DIR", "HOME", "XDG_CONFIG_HOME", "PYTHONSTARTUP", "PYTHONHOME", "PERL5LIB", "RUBYLIB", "NODE_PATH",
+	"JAVA_TOOL_OPTIONS", "MAKEFLAGS", "TAR_OPTIONS", "RSYNC_RSH"}
 
 // sets notes an assignment. One that chooses what other commands are is judged
 // as the command `env NAME=VALUE`.
 func (s *splitter) sets(name, value string, at []string) {
-	risky := strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GIT_CONFIG")
-	for _, t := range telling {
-		risky = risky || t == name
-	}
-	if risky {
+	if risky(name) {
 		s.out.Commands = append(s.out.Commands, Command{Args: []string{"env", name + "=" + value}, Dirs: at, Inexact: true})
 	}
+}
+
+func risky(name string) bool {
+	return strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "GIT_CONFIG") || slices.Contains(telling, name)
 }
 
 // assigns reads the assignments before a command, or alone.
@@ -214,25 +256,4 @@ func (s *splitter) assigns(list []*syntax.Assign, at []string) (names []string, 
 		s.sets(a.Name.Value, value, at)
 	}
 	return names, nil
-}
-
-// declare reads export, declare, local and their like.
-func (s *splitter) declare(c *syntax.DeclClause, at []string) error {
-	args := []arg{{c.Variant.Value, true}}
-	for _, a := range c.Args {
-		if a.Name == nil && a.Value != nil {
-			text, exact := s.word(a.Value)
-			args = append(args, arg{text, exact})
-			if hidden(text) {
-				return errors.New("a quoted substitution in a declaration may be run")
-			}
-			continue
-		}
-		args = append(args, arg{s.source(a), a.Value == nil && a.Array == nil && a.Index == nil})
-	}
-	if _, err := s.assigns(c.Args, at); err != nil {
-		return err
-	}
-	s.add(args, nil, at)
-	return nil
 }

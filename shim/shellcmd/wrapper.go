@@ -70,9 +70,34 @@ func (s *splitter) wrapped(r run, w wrapper) (ok, all []string, err error) {
 	}
 	inner.args = args
 	if w.append {
-		inner.args = append(slices.Clip(args), arg{"...", false})
+		inner.args = append(replaced(r.args, args), arg{text: "..."})
 	}
 	return s.run(inner)
+}
+
+// replaced is the command of an xargs whose option -I says that a word of it
+// stands for what is read: such a word is not literal.
+func replaced(all, args []arg) []arg {
+	out := slices.Clone(args)
+	for i, a := range all[:len(all)-len(args)] {
+		word, is := strings.CutPrefix(a.text, "--replace")
+		switch {
+		case is:
+			word = strings.TrimPrefix(word, "=")
+		case strings.HasPrefix(a.text, "-") && strings.Contains(a.text, "I"):
+			_, word, is = strings.Cut(a.text, "I")
+		}
+		if !is {
+			continue
+		}
+		if word == "" && i+1 < len(all) {
+			word = all[i+1].text
+		}
+		for j := range out {
+			out[j].exact = out[j].exact && !strings.Contains(out[j].text, word) && !strings.Contains(out[j].text, "{}")
+		}
+	}
+	return out
 }
 
 // options skips a wrapper's options; runs is false where it only tells.
