@@ -112,6 +112,16 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// What is not outcall's stays, whatever it is.
+func TestRemoveKeepsOthers(t *testing.T) {
+	for _, mine := range []string{`{"hooks":5}`, `{"hooks":{"PreToolUse":""}}`, `{"hooks":{"Stop":[]}}`, `{"mcpServers":{"outcall":{"command":"mine"}}}`, ``} {
+		p := place{event: "PreToolUse", mcp: true}
+		if got, err := p.uninstall([]byte(mine)); err != nil || string(got) != mine {
+			t.Errorf("%s became %s, %v", mine, got, err)
+		}
+	}
+}
+
 func TestInstallRefused(t *testing.T) {
 	for name, prepare := range map[string]func(dir, file string) error{
 		"malformed":           func(_, f string) error { return os.WriteFile(f, []byte("{\n  // x\n}"), 0o644) },

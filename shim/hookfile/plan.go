@@ -250,11 +250,11 @@ func prune(text []byte, a, b string) ([]byte, error) {
 	}
 	outer, i := root.find(a)
 	if b != "" {
-		if inner, j := outer.find(b); j >= 0 && len(inner.kids) == 0 {
+		if inner, j := outer.find(b); j >= 0 && inner.kind == '[' && len(inner.kids) == 0 {
 			return prune(remove(text, outer, j), a, "")
 		}
 	}
-	if i >= 0 && len(outer.kids) == 0 {
+	if i >= 0 && outer.kind == '{' && len(outer.kids) == 0 {
 		return remove(text, root, i), nil
 	}
 	return text, nil
