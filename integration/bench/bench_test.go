@@ -142,7 +142,10 @@ func table(b *testing.B, what, unit string, amount float64, paths []path, script
 		if err == nil {
 			var busy time.Duration
 			if busy, err = best(p, script); err == nil {
-				rate[p.name] = amount / max(busy-idle, time.Millisecond).Seconds()
+				if busy <= idle {
+					b.Fatalf("%s, %s: the start alone took %v and with the work %v: measure when the machine is idle", what, p.name, idle, busy)
+				}
+				rate[p.name] = amount / (busy - idle).Seconds()
 			}
 		}
 		if err != nil {
