@@ -58,7 +58,6 @@ func (a agentBackend) Judge(ctx context.Context, q *agentapi.Question) agentapi.
 
 // composed is the verdict about a network call.
 func (a agentBackend) composed(ctx context.Context, snap *policy.Snapshot, q *agentapi.Question) agentapi.Verdict {
-	b := backend{a.s}
 	x, err := snap.Explain(policy.ExplainQuery{
 		Target: q.Explain, Who: a.s.who, Method: q.Method, Host: a.s.host.Host(), Pinned: a.s.pins.Candidates,
 		CannotGoOut: a.s.stack.CannotGoOut,
@@ -69,7 +68,7 @@ func (a agentBackend) composed(ctx context.Context, snap *policy.Snapshot, q *ag
 			if err := errors.Join(ctx.Err(), a.s.audit.Err()); err != nil {
 				return nil, err
 			}
-			return b.lookup(ctx, name)
+			return lookup(ctx, name, a.s.dns.Ask)
 		},
 	})
 	if err != nil {

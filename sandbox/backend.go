@@ -204,7 +204,7 @@ func (b backend) Explain(ctx context.Context, r hostapi.ExplainRequest) (any, er
 		}
 		q.IP = ip
 	}
-	q.Resolve = func(name string) ([]netip.Addr, error) { return b.lookup(ctx, name) }
+	q.Resolve = func(name string) ([]netip.Addr, error) { return lookup(ctx, name, b.s.dns.Test) }
 	out, err := b.s.snap.Load().Explain(q)
 	if err != nil {
 		return nil, hostapi.Errorf(400, "%w", err)
@@ -214,10 +214,10 @@ func (b backend) Explain(ctx context.Context, r hostapi.ExplainRequest) (any, er
 
 // lookup asks for a name's addresses as the command would, and leaves nothing
 // behind in the session.
-func (b backend) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+func lookup(ctx context.Context, name string, ask func(ctx context.Context, host, typ string) (dnsfilter.TestResult, error)) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, typ := range []string{"A", "AAAA"} {
-		t, err := b.s.dns.Test(ctx, name, typ)
+		t, err := ask(ctx, name, typ)
 		if err != nil {
 			return nil, err
 		}

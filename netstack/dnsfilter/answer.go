@@ -37,6 +37,7 @@ type result struct {
 	server   string
 	chain    []string
 	stripped []string // addresses that were taken out, with the reason
+	spent    bool     // a budget is used up
 	err      error    // of the upstream, the pin table or the kernel
 }
 
@@ -113,7 +114,7 @@ func (f *Filter) source(ctx context.Context, a *ask) (_ *data, cached bool, err 
 	if d := f.cache.get(k); d != nil {
 		return d, true, nil
 	}
-	if !a.dry {
+	if !a.dry || a.counts {
 		if err := f.budgets.take(a.name); err != nil {
 			return nil, false, err
 		}
@@ -288,6 +289,7 @@ func (f *Filter) restricted(a *ask, stripped []string) *result {
 func (f *Filter) spent(a *ask, over *overBudget) *result {
 	f.limits.hit("DNS budget: " + over.Error())
 	res := f.deny(a, structural(over.Error()))
+	res.spent = true
 	res.rcode, res.soa = dns.RcodeServerFailure, nil
 	res.edeText = fmt.Sprintf("outcall: too many questions below %s %s", over.domain, a.id)
 	return res

@@ -143,3 +143,26 @@ func TestBudgetDomains(t *testing.T) {
 		t.Errorf("a minute later: %v, %d domains", err, len(b.spent))
 	}
 }
+
+// D2: asking for a verdict asks upstream, too, and is no way around the budget;
+// the operator's own tests are not counted.
+func TestD2VerdictsCount(t *testing.T) {
+	l := newLab(t, suffixRules())
+	spent := 0
+	for i := range 200 {
+		r, err := l.Ask(t.Context(), fmt.Sprintf("c%d.allowed.test", i), "A")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(r.Error, "used up") {
+			spent++
+		}
+	}
+	if n := l.zone.names(); n > BudgetNames || spent < 200-BudgetNames {
+		t.Errorf("%d names left, %d were refused", n, spent)
+	}
+	before := l.zone.names()
+	if r, err := l.Test(t.Context(), "mine.allowed.test", "A"); err != nil || strings.Contains(r.Error, "used up") || l.zone.names() != before+1 {
+		t.Errorf("the operator's question: %+v, %v", r, err)
+	}
+}

@@ -42,6 +42,7 @@ type ask struct {
 	process *policy.Process
 	proxy   bool       // the explicit proxy asks: only a true dns block denies
 	dry     bool       // for the operator: nothing is pinned, no audit line
+	counts  bool       // with dry: it counts in the budgets all the same
 	quiet   bool       // the caller writes the audit line
 	keep    netip.Addr // an address that stays the name's, whatever the answer says
 

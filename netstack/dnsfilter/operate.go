@@ -142,6 +142,16 @@ type TestResult struct {
 // no audit line is written. typ is a mnemonic such as "AAAA", or TYPE123; ""
 // is A. The error is for a name or type that cannot be asked.
 func (f *Filter) Test(ctx context.Context, host, typ string) (TestResult, error) {
+	return f.try(ctx, host, typ, false)
+}
+
+// Ask is Test for a question that the agent has brought about, by asking for a
+// verdict: it leaves for the agent, and so counts in its budgets.
+func (f *Filter) Ask(ctx context.Context, host, typ string) (TestResult, error) {
+	return f.try(ctx, host, typ, true)
+}
+
+func (f *Filter) try(ctx context.Context, host, typ string, counts bool) (TestResult, error) {
 	name, ok := Normalize(host)
 	if !ok {
 		return TestResult{}, fmt.Errorf("dns test %q: %w", host, ErrName)
@@ -152,7 +162,7 @@ func (f *Filter) Test(ctx context.Context, host, typ string) (TestResult, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, AnswerTimeout)
 	defer cancel()
-	a := &ask{name: name, qtype: qtype, shown: dns.Fqdn(name), dry: true, id: newID(), proto: policy.UDP}
+	a := &ask{name: name, qtype: qtype, shown: dns.Fqdn(name), dry: true, counts: counts, id: newID(), proto: policy.UDP}
 	r := f.answer(ctx, a)
 	t := TestResult{
 		Name: name, Type: typeName(qtype), Verdict: r.word(), Rule: r.rule, Reason: r.reason, Structural: r.structural,
@@ -162,8 +172,11 @@ func (f *Filter) Test(ctx context.Context, host, typ string) (TestResult, error)
 	for _, rr := range r.rrs {
 		t.Answers = append(t.Answers, rr.String())
 	}
-	if r.err != nil {
+	switch {
+	case r.err != nil:
 		t.Error = r.err.Error()
+	case r.spent:
+		t.Error = r.reason
 	}
 	return t, nil
 }
