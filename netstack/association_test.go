@@ -396,3 +396,15 @@ func (l smallLink) Endpoint() link.Endpoint { return smallEndpoint{l.ep} }
 type smallEndpoint struct{ link.Endpoint }
 
 func (smallEndpoint) MTU() uint32 { return link.PacketMTU }
+
+// Where the process may have few files, flows leave some to everything else.
+func TestFlowsLeaveFiles(t *testing.T) {
+	for files, want := range map[uint64]int{^uint64(0): MaxFlows, 1 << 20: MaxFlows, 16384: 15360, 4096: 3072, 1024: 512, 256: 128} {
+		if got := flowsWith(files); got != want {
+			t.Errorf("%d files: %d flows, want %d", files, got, want)
+		}
+	}
+	if n, err := flowLimit(); err != nil || n < 1 {
+		t.Errorf("here: %d, %v", n, err)
+	}
+}

@@ -3,10 +3,13 @@ package netstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"outcall/policy"
 )
@@ -124,6 +127,27 @@ type registry struct {
 	mu  sync.Mutex
 	max int
 	m   map[*flow]struct{}
+}
+
+// spareFiles are the descriptors that flows leave to all else of the process:
+// the audit, questions, the host API, and flows that are being closed.
+const spareFiles = 1024
+
+// flowLimit is MaxFlows, or less where the process may have few files: each flow
+// has one, and one datagram is enough to begin a flow.
+func flowLimit() (int, error) {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, fmt.Errorf("netstack: limit of open files: %w", err)
+	}
+	return flowsWith(r.Cur), nil
+}
+
+func flowsWith(files uint64) int {
+	if files >= MaxFlows+spareFiles {
+		return MaxFlows
+	}
+	return int(max(files/2, files-min(files, spareFiles)))
 }
 
 func (r *registry) init(limit int) { r.max, r.m = limit, make(map[*flow]struct{}) }

@@ -79,8 +79,12 @@ func New(cfg Config) (*Stack, error) {
 		}),
 	}
 	quietLogs()
-	s.flows.init(MaxFlows)
-	s.mux.init(MaxFlows + maxPackets)
+	limit, err := flowLimit()
+	if err != nil {
+		return nil, err
+	}
+	s.flows.init(limit)
+	s.mux.init(limit + maxPackets)
 	s.gates.init(MaxDialing)
 	if err := s.tune(); err != nil {
 		return nil, err
