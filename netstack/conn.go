@@ -74,6 +74,10 @@ func (q *request) accept() (*agentConn, error) {
 		return nil, errors.New(terr.String())
 	}
 	q.complete(false)
+	if size := bufferOf(q.s.flows.len()); size < fullBuffer {
+		ep.SocketOptions().SetSendBufferSize(size, true)
+		ep.SocketOptions().SetReceiveBufferSize(size, true)
+	}
 	ep.SocketOptions().SetKeepAlive(true)
 	idle, interval := tcpip.KeepaliveIdleOption(waits.KeepIdle), tcpip.KeepaliveIntervalOption(waits.KeepInterval)
 	for _, o := range []tcpip.SettableSocketOption{&idle, &interval} {
@@ -87,6 +91,22 @@ func (q *request) accept() (*agentConn, error) {
 		return nil, errors.New(terr.String())
 	}
 	return &agentConn{TCPConn: gonet.NewTCPConn(&wq, ep), ep: ep}, nil
+}
+
+// Buffers of one flow, each way. Few flows have the full size, which makes one
+// stream fast; among many, each new one gets its share of bufferBudget, so that
+// clients that do not read, or servers, cannot make us keep megabytes for each
+// of MaxFlows. The way to the agent takes less than a millisecond: the smallest
+// still carries tens of megabytes a second.
+const (
+	fullBuffer   = 1 << 20
+	leastBuffer  = 32 << 10
+	bufferBudget = 64 << 20
+)
+
+// bufferOf is the buffer of a flow that begins when there are n.
+func bufferOf(n int) int64 {
+	return min(fullBuffer, max(leastBuffer, bufferBudget/int64(max(n, 1))))
 }
 
 // maxSYNs bounds the SYNs that are remembered: one for each request that the

@@ -95,8 +95,8 @@ func New(cfg Config) (*Stack, error) {
 // tune sets what libs.md measured; the buffers bound what one flow can hold.
 func (s *Stack) tune() error {
 	sack := tcpip.TCPSACKEnabled(true)
-	recv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 1 << 20, Max: 2 << 20}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 1 << 20, Max: 2 << 20}
+	recv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: fullBuffer, Max: 2 * fullBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: fullBuffer, Max: 2 * fullBuffer}
 	// A client that uses its port again meets what is left of the old connection:
 	// no listener takes its SYN out of that. The round trip is below a millisecond.
 	wait := tcpip.TCPTimeWaitTimeoutOption(500 * time.Millisecond)

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"outcall/netstack"
 )
 
 // here opens a socket in this network namespace: for a socket there is no
@@ -200,6 +203,60 @@ func TestDialEnds(t *testing.T) {
 	}
 	if _, err := in.Dial(ctx, at.Port()); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
+	}
+}
+
+// fullStack is a stack whose connections never end by themselves.
+type fullStack struct {
+	in    chan netstack.Inbound
+	hold  chan struct{}
+	limit chan string
+}
+
+func (s *fullStack) Inbound(in netstack.Inbound) {
+	s.in <- in
+	<-s.hold
+	in.Conn.Close()
+}
+
+func (s *fullStack) Limited(text string) {
+	select {
+	case s.limit <- text:
+	default:
+	}
+}
+
+// Connections beyond Max wait unaccepted, and the session hears of it.
+func TestMaxConnections(t *testing.T) {
+	ports, err := Listen([]Spec{{Host: netip.MustParseAddrPort("127.0.0.1:0"), Port: 80}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &fullStack{in: make(chan netstack.Inbound, 2*Max), hold: make(chan struct{}), limit: make(chan string, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- ports.Serve(ctx, nil, s) }()
+	for range Max + 10 {
+		c, err := net.Dial("tcp", ports.Specs()[0].Host.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if text := <-s.limit; !strings.Contains(text, fmt.Sprint(Max)) {
+		t.Errorf("limit: %q", text)
+	}
+	if n := len(s.in); n > Max {
+		t.Errorf("%d connections at once", n)
+	}
+	s.hold <- struct{}{} // one ends, one of those that wait is taken
+	for range Max + 1 {
+		<-s.in
+	}
+	close(s.hold)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
