@@ -148,7 +148,7 @@ func TestH5Upgrades(t *testing.T) {
 			list = append(list, sent{"WebSocket to " + to, to, [][]byte{append(upgrade(prefix+"/ws", "websocket"), frames...)}, true})
 		}
 	}
-	r, lines := batch(t, b, []string{"-q", "--rules", rules}, []string{a}, list)
+	_, lines := batch(t, b, []string{"-q", "--rules", rules}, []string{a}, list)
 	for i, s := range list {
 		if got := strings.Contains(lines[i].Data, "HTTP/1.1 101 "); got != s.ok {
 			t.Errorf("H5: %s is switched: %v: %q %s", s.what, got, lines[i].Data, lines[i].Err)
@@ -158,7 +158,7 @@ func TestH5Upgrades(t *testing.T) {
 		}
 	}
 	k.MustNotArrive(t)
-	r = b.Sandbox([]string{"-q", "--rules", rules, "--no-proxy"}, harness.Probe, "ws", "ws://"+a+"/ws", "0s")
+	r := b.Sandbox([]string{"-q", "--rules", rules, "--no-proxy"}, harness.Probe, "ws", "ws://"+a+"/ws", "0s")
 	if l := r.Lines(t); len(l) != 1 || l[0].Data != "still here" {
 		t.Errorf("H5: %+v", r)
 	}

@@ -227,7 +227,6 @@ func TestUpstreamAnswersAreTrue(t *testing.T) {
 // What one side does the other side sees, in both directions.
 func TestEndsOfBothSides(t *testing.T) {
 	b := harness.New(t)
-	const word = "*word\r\n"
 	saw := make(chan string, 8)
 	tell := func(n int64, err error) {
 		switch {

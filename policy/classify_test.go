@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -96,7 +95,7 @@ func TestNAT64IsNoWayIn(t *testing.T) {
 		for _, tr := range h.translations()[2:] {
 			a := tr.within(netip.PrefixFrom(netip.AddrFrom4(v4), 32)).Addr()
 			if w := word(a, 80); w != Deny && !passes(a, 80) {
-				t.Fatal(fmt.Sprintf("%s is %s and the kernel stops it", a, w))
+				t.Fatalf("%s is %s and the kernel stops it", a, w)
 			}
 		}
 	}
