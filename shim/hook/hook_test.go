@@ -309,3 +309,41 @@ func FuzzHook(f *testing.F) {
 		}
 	})
 }
+
+// The kernel follows a link before the dots behind it: both readings of such a
+// path are asked about, and a pattern that could leave its directory is refused.
+func TestDotsBehindLinks(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"work", "far/deep"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("../far/deep", filepath.Join(dir, "work/link")); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(tool, input string) (int, string) {
+		in := strings.Replace(payload("claude-code", tool, input), `"cwd":"/work"`, fmt.Sprintf(`"cwd":%q`, dir+"/work"), 1)
+		code, asked, _, _ := play(t, "claude-code", strings.NewReader(in), yes)
+		return code, strings.ReplaceAll(strings.Join(asked, ", "), dir, "")
+	}
+	const both = "file_access write /work/x, file_access write /far/x"
+	for _, tt := range [][3]string{
+		{"Bash", `{"command":"> link/../x"}`, both},
+		{"Bash", `{"command":"cd link && > ../x"}`, "shell_exec cd link, " + both},
+		{"Write", `{"file_path":"link/../x","content":""}`, both},
+		{"Glob", `{"pattern":"*","path":"link/.."}`, "file_access read /work, file_access read /far"},
+	} {
+		if code, asked := ask(tt[0], tt[1]); code != exitGoOn || asked != tt[2] {
+			t.Errorf("%s %s: %d, asked %s", tt[0], tt[1], code, asked)
+		}
+	}
+	for _, glob := range []string{"{/etc,x}/passwd", "{..,x}/*", "@(a|/etc)/*", `\\/etc/*`, "*/../*"} {
+		if code, asked := ask("Glob", fmt.Sprintf(`{"pattern":"%s"}`, glob)); code != exitBlock {
+			t.Errorf("%s: %d, asked %s", glob, code, asked)
+		}
+	}
+}

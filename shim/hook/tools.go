@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 
 	"outcall/shim/ask"
@@ -172,11 +172,13 @@ func monitor(t *toolCall) ([]*ask.Question, error) {
 	return []*ask.Question{q}, err
 }
 
+// abs is a path from the root; its dots are left, for what stands before them
+// may be a link.
 func (t *toolCall) abs(path string) string {
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(t.cwd, path)
+		path = t.cwd + "/" + path
 	}
-	return filepath.Clean(path)
+	return path
 }
 
 // file asks about the path under a key.
@@ -197,13 +199,13 @@ func (t *toolCall) file(mode, path string) ([]*ask.Question, error) {
 		if !filepath.IsAbs(t.home) {
 			return nil, fmt.Errorf("%s: there is no home directory", path)
 		}
-		path = filepath.Join(t.home, rest)
+		path = t.home + "/" + rest
 	}
 	if strings.ContainsRune(path, 0) {
 		return nil, errors.New("the path has a NUL")
 	}
 	var out []*ask.Question
-	for _, p := range []string{t.abs(path), resolved(t.abs(path))} {
+	for _, p := range []string{filepath.Clean(t.abs(path)), resolved(t.abs(path))} {
 		q, err := ask.File(mode, p, t.cwd)
 		if err != nil {
 			return nil, err
@@ -213,25 +215,36 @@ func (t *toolCall) file(mode, path string) ([]*ask.Question, error) {
 	return out, nil
 }
 
-// resolved follows the symbolic links of the part of a path that exists.
+// maxLinks is how many links the kernel follows in a path.
+const maxLinks = 40
+
+// resolved is where a path leads as the kernel walks it: a link is followed
+// before the dots behind it, and one that leads nowhere is made where it points.
 func resolved(path string) string {
-	rest := ""
-	for p := path; ; p = filepath.Dir(p) {
-		if real, err := filepath.EvalSymlinks(p); err == nil {
-			return filepath.Join(real, rest)
+	at, rest := "/", strings.Split(path, "/")
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
 		}
-		// A link that leads nowhere is made where it points.
-		if to, err := os.Readlink(p); err == nil {
-			if !filepath.IsAbs(to) {
-				to = filepath.Join(filepath.Dir(p), to)
-			}
-			return filepath.Join(to, rest)
+		next := filepath.Join(at, name)
+		to, err := os.Readlink(next)
+		if err != nil || links == maxLinks {
+			at = next
+			continue
 		}
-		if p == "/" {
-			return path
+		links++
+		if filepath.IsAbs(to) {
+			at = "/"
 		}
-		rest = filepath.Join(filepath.Base(p), rest)
+		rest = append(strings.Split(to, "/"), rest...)
 	}
+	return at
 }
 
 // search asks to read the directory that a pattern is looked for in.
@@ -274,16 +287,19 @@ func (t *toolCall) search(base, glob string) ([]*ask.Question, error) {
 	if i := strings.IndexAny(glob, `*?[{\!(`); i >= 0 {
 		fixed = glob[:strings.LastIndexByte(glob[:i], '/')+1]
 	}
-	if slices.Contains(strings.Split(glob[len(fixed):], "/"), "..") {
-		return nil, fmt.Errorf("the pattern %s leads upwards", glob)
+	// Alternatives begin anew where they begin with a slash.
+	if rest := glob[len(fixed):]; strings.Contains(rest, "..") || strings.Contains(rest, `\`) || alternative.MatchString(rest) {
+		return nil, fmt.Errorf("the pattern %s leads upwards, or may", glob)
 	}
 	if filepath.IsAbs(fixed) {
 		dir = fixed
 	} else {
-		dir = filepath.Join(dir, fixed)
+		dir += "/" + fixed
 	}
 	return t.file("read", dir)
 }
+
+var alternative = regexp.MustCompile(`[{,(|]/`)
 
 // fetch asks about the URL under a key.
 func fetch(key string) reader {

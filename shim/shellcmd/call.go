@@ -83,6 +83,12 @@ func (s *splitter) run(r run) (ok, all []string, err error) {
 		return r.at, r.at, s.find(r)
 	case "alias":
 		return r.at, r.at, s.alias(r)
+	case "set":
+		if slices.ContainsFunc(r.args[1:], func(a arg) bool {
+			return a.text == "physical" || len(a.text) > 1 && a.text[0] == '-' && a.text[1] != '-' && strings.Contains(a.text, "P")
+		}) {
+			return nil, nil, errors.New("set -P: where cd leads behind links is not known")
+		}
 	case ".", "source":
 		if len(r.args) > 1 && input(r.args[1].text) {
 			return r.at, r.at, s.fromInput(r)
@@ -114,7 +120,9 @@ func without(all []string, r run) []string {
 // cd returns where the shell may be afterwards.
 func (s *splitter) cd(r run) ([]string, error) {
 	args := r.args[1:]
+	physical := false
 	for len(args) > 0 && args[0].exact && slices.Contains([]string{"-L", "-P", "-e", "--"}, args[0].text) {
+		physical = physical || args[0].text == "-P"
 		args = args[1:]
 	}
 	to := s.home
@@ -125,6 +133,9 @@ func (s *splitter) cd(r run) ([]string, error) {
 	}
 	if to == "" || strings.HasPrefix(to, "-") || strings.HasPrefix(to, "+") {
 		return nil, fmt.Errorf("%s %s: where it leads is not known", r.args[0].text, to)
+	}
+	if physical && slices.Contains(strings.Split(to, "/"), "..") {
+		return nil, fmt.Errorf("cd -P %s: where it leads behind links is not known", to)
 	}
 	s.moves = true
 	if filepath.IsAbs(to) {

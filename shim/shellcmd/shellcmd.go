@@ -35,7 +35,7 @@ type Command struct {
 
 // A File is one that a redirection opens.
 type File struct {
-	Path  string
+	Path  string // from the root, with the dots that were written: they may stand behind a link
 	Write bool
 }
 

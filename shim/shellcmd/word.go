@@ -210,9 +210,9 @@ func (s *splitter) opens(name string, write bool, at []string) error {
 	for _, dir := range at {
 		p := name
 		if !filepath.IsAbs(p) {
-			p = filepath.Join(dir, p)
+			p = strings.TrimSuffix(dir, "/") + "/" + p
 		}
-		s.out.Files = append(s.out.Files, File{Path: filepath.Clean(p), Write: write})
+		s.out.Files = append(s.out.Files, File{Path: p, Write: write})
 	}
 	return nil
 }
