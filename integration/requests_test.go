@@ -297,3 +297,40 @@ func TestK7RequestStore(t *testing.T) {
 		t.Error("K7: the request has gone")
 	}
 }
+
+// A store that cannot be read approves nothing and is told with its mend; no
+// session is lost by it.
+func TestRequestStoreIsCorrupt(t *testing.T) {
+	b := harness.New(t)
+	l := startLoop(t, b, "-q")
+	id := l.propose(ruleFile(allowRule("api.allowed.test")))
+	l.requests("approve", id, "--yes").Must(t, 0)
+	web := curl("-o", "/dev/null", "https://api.allowed.test/")
+	l.inside(web...).Must(t, 0)
+	k := l.keep("raw,4,api.allowed.test," + port(b.Ports.Echo))
+	files, err := filepath.Glob(filepath.Join(b.Home, ".local/state/outcall/requests~/*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte(`{"version":1,`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k.mustLive(b, 1, func(string) bool { return false })
+	if l.inside(web...).Code == 0 {
+		t.Error("what cannot be read is in force")
+	}
+	r := l.requests("list")
+	if mustContain(t, "requests list", r.Stderr, files[0]+" is corrupt", "remove it to begin anew"); r.Code != 1 {
+		t.Errorf("code %d", r.Code)
+	}
+	if r = l.inside("outcall-agent", "request", b.Write("work/p.yaml", ruleFile(allowRule("www.evil.test")))); r.Code == 0 {
+		t.Errorf("a request was kept: %s", r.Stdout)
+	}
+	mustLack(t, "inside", r.Stdout+r.Stderr, files[0])
+	r = b.Sandbox(nil, "true").Must(t, 0)
+	mustContain(t, "banner", r.Stderr, "is corrupt")
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, "requests list", l.requests("list").Must(t, 0).Stdout, "No pending rule requests.")
+}
