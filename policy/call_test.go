@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -119,5 +120,23 @@ func TestCheckRequest(t *testing.T) {
 		if _, err := CheckRequest([]byte(text), active); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\n%v, want %q", text, err, want)
 		}
+	}
+}
+
+// A few lines of a request can define conditions that would take minutes
+// and much memory to compile; an operator's own file may be as large.
+func TestRequestExpands(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("version: \"1\"\ndefinitions:\n  a0: 'dns.query == \"x\"'\n")
+	for i := 1; i < 13; i++ {
+		fmt.Fprintf(&b, "  a%d: '$a%d || $a%d'\n", i, i-1, i-1)
+	}
+	b.WriteString("rules:\n")
+	for i := range 16 {
+		fmt.Fprintf(&b, "  - {id: r%d, condition: '$a12 && network.port == %d', action: allow}\n", i, i+1)
+	}
+	_, err := CheckRequest([]byte(b.String()), nil)
+	if err == nil || !strings.Contains(err.Error(), "larger than 524288 bytes in all") || strings.Count(err.Error(), "\n") > 0 {
+		t.Errorf("%d bytes of text: %v", b.Len(), err)
 	}
 }

@@ -14,7 +14,10 @@ import (
 // Load compiles rule files into a snapshot. On any error nothing is loaded;
 // the error is an ErrorList with every finding. The files are taken in the
 // byte order of their paths, --allow targets last.
-func Load(sources []Source) (*Snapshot, error) {
+func Load(sources []Source) (*Snapshot, error) { return load(sources, maxExpanded) }
+
+// load is Load with a limit for the conditions with their definitions in them.
+func load(sources []Source, limit int) (*Snapshot, error) {
 	sources = slices.Clone(sources)
 	slices.SortStableFunc(sources, func(a, b Source) int {
 		if (a.Origin == CLI) != (b.Origin == CLI) {
@@ -22,7 +25,7 @@ func Load(sources []Source) (*Snapshot, error) {
 		}
 		return cmp.Compare(a.Path, b.Path)
 	})
-	l := &loader{order: map[string]int{}}
+	l := &loader{order: map[string]int{}, limit: limit}
 	if err := l.parse(sources); err != nil {
 		return nil, err
 	}
@@ -49,6 +52,7 @@ type loader struct {
 	files []*ruleFile
 	order map[string]int // place of each path, for the order of findings
 	errs  ErrorList
+	limit int // bytes of all conditions with their definitions in them
 }
 
 // parse reads all files and checks what can be said before any condition is
@@ -105,13 +109,9 @@ func (l *loader) compile() ([]*Rule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the CEL environment: %w", err)
 	}
-	jobs := l.jobs()
-	total := 0
-	for _, j := range jobs {
-		if total += len(j.text.text); total > maxExpanded {
-			l.errs.add(j.file.src.Path, j.text.marks.line(0), "the conditions with their definitions are larger than %d bytes in all", maxExpanded)
-			return nil, l.errs.sorted(l.order)
-		}
+	jobs, ok := l.jobs()
+	if !ok {
+		return nil, l.errs.sorted(l.order)
 	}
 	compileAll(env, jobs)
 	var rules []*Rule
@@ -129,14 +129,21 @@ func (l *loader) compile() ([]*Rule, error) {
 	return rules, nil
 }
 
-// jobs expands all texts of all files.
-func (l *loader) jobs() []*job {
-	var jobs []*job
+// jobs expands all texts of all files; false is too much of them.
+func (l *loader) jobs() (jobs []*job, ok bool) {
+	total := 0
 	for _, f := range l.files {
 		add := func(r *fileRule, s scalar, block bool) {
+			if total > l.limit {
+				return
+			}
 			text, bad := f.expand(s)
 			if bad != nil {
 				l.errs.add(f.src.Path, s.marks.line(bad.off), "%s", bad.msg)
+				return
+			}
+			if total += len(text.text); total > l.limit {
+				l.errs.add(f.src.Path, text.marks.line(0), "the conditions with their definitions are larger than %d bytes in all", l.limit)
 				return
 			}
 			jobs = append(jobs, &job{file: f, rule: r, text: text, block: block})
@@ -155,7 +162,7 @@ func (l *loader) jobs() []*job {
 			d.used = used[name] // what only other unused definitions use is unused, too
 		}
 	}
-	return jobs
+	return jobs, total <= l.limit
 }
 
 // compileAll runs the jobs on all processors, equal texts once. It returns

@@ -11,12 +11,16 @@ import (
 // MaxRequestRules bounds a proposed rule file: a person is to read it.
 const MaxRequestRules = 64
 
+// maxRequestExpanded bounds its conditions with their definitions in them: a
+// few lines can define a condition that takes minutes to compile.
+const maxRequestExpanded = 512 << 10
+
 // CheckRequest checks a rule file that an agent proposes, by itself and, where
 // active is given, against the ids of the rules that are in force. What an
 // operator alone may write is refused: it would widen more than its reader may
 // notice. It returns the file's rules.
 func CheckRequest(text []byte, active *Snapshot) (*Snapshot, error) {
-	s, err := Load([]Source{{Path: "rule_file", Data: text, Origin: Request}})
+	s, err := load([]Source{{Path: "rule_file", Data: text, Origin: Request}}, maxRequestExpanded)
 	if err != nil {
 		return nil, err
 	}
