@@ -207,3 +207,26 @@ func FuzzEdit(f *testing.F) {
 		}
 	})
 }
+
+// A hook under keys that the agent does not read is none.
+func TestKeysInOtherCase(t *testing.T) {
+	for _, agent := range hook.Names() {
+		list, err := places(agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := list[0].install(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"hooks", "matcher", list[0].event} {
+			planted := []byte(strings.Replace(string(text), `"`+key+`"`, `"`+strings.ToUpper(key)+`"`, 1))
+			if done, err := list[0].installed(planted); done || err != nil {
+				t.Errorf("%s: %q in capitals counts as installed (%v)", agent, key, err)
+			}
+		}
+		if done, err := list[0].installed(text); !done || err != nil {
+			t.Errorf("%s: %v, %v", agent, done, err)
+		}
+	}
+}

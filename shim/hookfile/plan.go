@@ -81,28 +81,37 @@ func (p place) install(text []byte) ([]byte, error) {
 	return installMCP(text)
 }
 
-// installed tells whether the hook stands there as it would be written.
+// installed tells whether the hook stands there as it would be written. Keys
+// are compared exactly, as the agents do: under "Hooks" it is no hook.
 func (p place) installed(text []byte) (bool, error) {
-	var all struct {
-		Hooks map[string][]struct {
-			Matcher string
-			Hooks   []map[string]any
-		}
-	}
 	var root map[string]any
 	if err := json.Unmarshal(text, &root); err != nil {
 		return false, nil // told by what reads it next
 	}
-	if err := json.Unmarshal(text, &all); err != nil {
-		return false, fmt.Errorf("its hooks are not what the agent reads: %w", err)
+	strange := fmt.Errorf("its hooks are not what the agent reads")
+	events, ok := root["hooks"].(map[string]any)
+	if !ok {
+		if root["hooks"] != nil {
+			return false, strange
+		}
+		return false, nil
+	}
+	groups, ok := events[p.event].([]any)
+	if !ok && events[p.event] != nil {
+		return false, strange
 	}
 	want, err := json.Marshal(p.hook)
 	if err != nil {
 		return false, err
 	}
 	n, same := 0, false
-	for _, g := range all.Hooks[p.event] {
-		for _, h := range g.Hooks {
+	for _, g := range groups {
+		group, ok := g.(map[string]any)
+		hooks, list := group["hooks"].([]any)
+		if !ok || !list && group["hooks"] != nil {
+			return false, strange
+		}
+		for _, h := range hooks {
 			if !ours(h) {
 				continue
 			}
@@ -111,7 +120,7 @@ func (p place) installed(text []byte) (bool, error) {
 				return false, err
 			}
 			n++
-			same = g.Matcher == "*" && bytes.Equal(have, want)
+			same = group["matcher"] == "*" && bytes.Equal(have, want)
 		}
 	}
 	return n == 1 && same, nil
