@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -16,7 +17,7 @@ import (
 // A Store is the requests of one project. It is safe for concurrent use, by
 // several processes, too.
 type Store struct {
-	Project string // the working directory, links resolved
+	Project string // the working directory, links resolved, as JSON can write it
 	dir     string // of the files of all projects
 	base    string // name of this project's files in it, less their endings
 	now     func() time.Time
@@ -40,7 +41,7 @@ func Open(dir, project string) (*Store, error) {
 		return nil, fmt.Errorf("rule requests: %w", err)
 	}
 	sum := sha256.Sum256([]byte(abs))
-	return &Store{Project: abs, dir: dir, base: hex.EncodeToString(sum[:]), now: time.Now}, nil
+	return &Store{Project: strings.ToValidUTF8(abs, "?"), dir: dir, base: hex.EncodeToString(sum[:]), now: time.Now}, nil
 }
 
 // Path is the file.
