@@ -171,7 +171,7 @@ func (f *Filter) addresses(ctx context.Context, r *ruleset, a *ask, facts *polic
 		}
 	}
 	var stripped []string
-	b := pin.Binding{Generation: r.generation, Name: a.name, TTL: ttl, Facts: facts, Proxy: a.proxy}
+	b := pin.Binding{Generation: r.generation, Name: a.name, TTL: ttl, Facts: facts, Proxy: a.proxy, Refused: f.grantRefused}
 	if a.qtype == typeAAAA && len(addrs) > 0 && d.server != "" {
 		f.LearnNAT64(ctx)
 	}

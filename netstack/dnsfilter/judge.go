@@ -2,6 +2,7 @@ package dnsfilter
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -179,8 +180,14 @@ func (f *Filter) Rules(s *policy.Snapshot) pin.Rules {
 		Cells: func(name string, addr netip.Addr, grants []policy.Grant) []policy.Cell {
 			return s.Cells(f.cfg.Who, name, addr, grants, f.cfg.Host())
 		},
-		Judge: func(p pin.Pin) ([]policy.Grant, bool) { return f.rejudge(r, p) },
+		Judge:   func(p pin.Pin) ([]policy.Grant, bool) { return f.rejudge(r, p) },
+		Refused: f.grantRefused,
 	}
+}
+
+// grantRefused notes that a pin was made without the grant of a rule.
+func (f *Filter) grantRefused(rule string) {
+	f.limits.hit(fmt.Sprintf("more than %d direct_ip grants of rule %s", pin.MaxGrants, rule))
 }
 
 func (f *Filter) rejudge(r *ruleset, p pin.Pin) (_ []policy.Grant, keep bool) {

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"outcall/netstack/pin"
+	"outcall/policy"
 )
 
 func TestUDPTruncation(t *testing.T) {
@@ -147,4 +151,32 @@ func TestLimits(t *testing.T) {
 		close(release)
 		wg.Wait()
 	})
+}
+
+// Beyond the bound of its grants a rule's answer is given and pinned, without
+// a grant, and the audit tells.
+func TestGrantsAreBounded(t *testing.T) {
+	rules := fakeRules(1, "many.test", "")
+	rules.grants = func(_ *policy.Facts, a netip.Addr) (out []policy.Grant) {
+		for port := range uint16(pin.MaxGrants / 2) {
+			out = append(out, policy.Grant{Rule: "ssh", Proto: policy.TCP, Port: port + 1})
+		}
+		return out
+	}
+	l := newLab(t, rules)
+	for i, want := range []int{pin.MaxGrants / 2, pin.MaxGrants / 2, 0} {
+		addr := fmt.Sprintf("93.184.216.%d", i+1)
+		l.zone.put("many.test. A", "many.test. 0 IN A "+addr)
+		l.wantAnswer(l.ask("many.test.", dns.TypeA), dns.RcodeSuccess, "A "+addr)
+		c := l.pins.Candidates(netip.MustParseAddr(addr))
+		if len(c) != 1 || len(c[0].Grants) != want {
+			t.Fatalf("%s: %v", addr, c)
+		}
+		told := slices.ContainsFunc(l.taken(), func(e policy.Event) bool {
+			return e.Event == "limit" && e.Reason == "more than 256 direct_ip grants of rule ssh"
+		})
+		if told != (want == 0) {
+			t.Fatalf("%s: a limit event: %v", addr, told)
+		}
+	}
 }

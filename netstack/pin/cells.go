@@ -1,6 +1,7 @@
 package pin
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -84,15 +85,7 @@ func sameRange(a, b policy.Cell) bool {
 // first.
 func want(entries []*entry) []policy.Cell {
 	entries = slices.Clone(entries)
-	slices.SortStableFunc(entries, func(a, b *entry) int {
-		switch {
-		case a.born < b.born:
-			return -1
-		case a.born > b.born:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(entries, oldestFirst)
 	var cells []policy.Cell
 	for _, e := range entries {
 		single := netip.PrefixFrom(e.addr, e.addr.BitLen())
@@ -104,3 +97,5 @@ func want(entries []*entry) []policy.Cell {
 	}
 	return cells
 }
+
+func oldestFirst(a, b *entry) int { return cmp.Compare(a.born, b.born) }

@@ -17,5 +17,6 @@
 // cell leaves when the last name that needs it leaves.
 //
 // A full table refuses: a live pin is never evicted for a new one, since that
-// would cut a flow that the policy allows.
+// would cut a flow that the policy allows. The same holds for the direct_ip
+// grants of a rule: a pin beyond their bound is made without them.
 package pin

@@ -201,6 +201,7 @@ func (t *Table) bury(dead []*entry) {
 	defer t.mu.Unlock()
 	for _, e := range dead {
 		delete(t.byKey, e.key)
+		t.grants.add(e.grants, -1)
 		rest := slices.DeleteFunc(t.byAddr[e.addr], func(o *entry) bool { return o == e })
 		if len(rest) == 0 {
 			delete(t.byAddr, e.addr)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,6 +21,9 @@ type Rules struct {
 	// Judge says whether these rules would still pin p, and with which grants.
 	// Nil keeps every pin with the grants it has.
 	Judge func(p Pin) (grants []policy.Grant, keep bool)
+	// Refused is told the rules that had no room for a grant at a pin that
+	// stays. Nil is nobody.
+	Refused func(rule string)
 }
 
 // A Pin is a copy of one pin, for listings and for judging again. Facts and
@@ -105,7 +109,7 @@ func (t *Table) Reload(ctx context.Context, r Rules, swap func()) error {
 	if r.Generation <= t.rules.Generation {
 		return fmt.Errorf("reload pins: generation %d is not newer than %d", r.Generation, t.rules.Generation)
 	}
-	fresh, dead := t.rejudge(r)
+	fresh, dead, refused := t.rejudge(r)
 	c := t.reloaded(fresh, dead)
 
 	// The part that only takes away comes first; elements that merely change
@@ -124,6 +128,7 @@ func (t *Table) Reload(ctx context.Context, r Rules, swap func()) error {
 	t.rules = r
 	t.adopt(fresh, r.Generation)
 	t.bury(dead)
+	tell(r.Refused, refused)
 	c.del = changed
 	if err := t.apply(ctx, c); err != nil {
 		return fmt.Errorf("reload pins: %w", err)
@@ -139,32 +144,39 @@ type successor struct {
 }
 
 // rejudge asks the new rules about every pin and marks those that go.
-func (t *Table) rejudge(r Rules) (fresh []successor, dead []*entry) {
+func (t *Table) rejudge(r Rules) (fresh []successor, dead []*entry, refused []string) {
 	t.mu.RLock()
 	now := t.clock()
-	all := make([]*entry, 0, len(t.byKey))
-	pins := make([]Pin, 0, len(t.byKey))
-	for _, e := range t.byKey {
-		all, pins = append(all, e), append(pins, e.copy(now))
+	all := slices.SortedFunc(maps.Values(t.byKey), oldestFirst)
+	pins := make([]Pin, len(all))
+	for i, e := range all {
+		pins[i] = e.copy(now)
 	}
 	t.mu.RUnlock()
-	for i, e := range all {
-		grants, keep := pins[i].Grants, true
+	asked, keep := make([]grantee, len(all)), make([]bool, len(all))
+	for i, p := range pins {
+		asked[i], keep[i] = grantee{p.Grants, p.Grants}, true
 		if r.Judge != nil {
-			grants, keep = r.Judge(pins[i])
+			asked[i].want, keep[i] = r.Judge(p)
 		}
-		if !keep {
+		if !keep[i] {
+			asked[i].want = nil
+		}
+	}
+	granted, refused := t.grants.admit(asked) // with the gate held nobody else changes them
+	for i, e := range all {
+		if keep[i] {
+			fresh = append(fresh, successor{e, granted[i], r.Cells(e.name, e.addr, granted[i])})
+		} else {
 			dead = append(dead, e)
-			continue
 		}
-		fresh = append(fresh, successor{e, grants, r.Cells(e.name, e.addr, grants)})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, e := range dead {
 		e.dying = true
 	}
-	return fresh, dead
+	return fresh, dead, refused
 }
 
 // reloaded derives the whole change of a reload.
@@ -204,6 +216,8 @@ func (t *Table) adopt(fresh []successor, generation uint64) {
 	defer t.mu.Unlock()
 	t.gen = generation
 	for _, s := range fresh {
+		t.grants.add(s.entry.grants, -1)
+		t.grants.add(s.grants, 1)
 		s.entry.gen, s.entry.grants, s.entry.cells = generation, s.grants, s.cells
 	}
 }

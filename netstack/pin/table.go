@@ -80,6 +80,9 @@ type Binding struct {
 	Facts *policy.Facts
 	// Proxy says that the explicit proxy asked, where no dns allow is needed.
 	Proxy bool
+	// Refused is told the rules that had no room for a grant of this binding,
+	// which is pinned without it. Nil is nobody.
+	Refused func(rule string)
 }
 
 type key struct {
@@ -128,6 +131,7 @@ type Table struct {
 	count  uint64    // source of born and seq
 	byKey  map[key]*entry
 	byAddr map[netip.Addr][]*entry
+	grants tally                 // of all entries
 	gone   map[key]*list.Element // expired and remembered
 	order  *list.List            // of key, oldest first
 	goneAt map[netip.Addr][]string
@@ -148,7 +152,7 @@ func New(o Options) *Table {
 		dirty: map[netip.Addr][]policy.Cell{},
 		rules: Rules{Generation: o.Generation, Cells: o.Cells},
 		gen:   o.Generation,
-		byKey: map[key]*entry{}, byAddr: map[netip.Addr][]*entry{},
+		byKey: map[key]*entry{}, byAddr: map[netip.Addr][]*entry{}, grants: tally{},
 		gone: map[key]*list.Element{}, order: list.New(), goneAt: map[netip.Addr][]string{},
 	}
 }
@@ -194,7 +198,8 @@ func distinct(in []Addr) []Addr {
 }
 
 // renew moves the expiry of pins that are all there already: the common case
-// of a cached answer, which asks nothing of the kernel.
+// of a cached answer, which asks nothing of the kernel. A pin that lacks a
+// grant goes the long way: there may be room for it now.
 func (t *Table) renew(b Binding, life time.Duration) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -228,17 +233,9 @@ func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) error
 	if b.Generation != t.rules.Generation {
 		return ErrStale
 	}
-	if t.missing(b) > t.room() {
-		// Expired pins may still linger; a refusal must not be for their sake.
-		if !t.anyExpired() {
-			return fmt.Errorf("pin %s: %w", b.Name, ErrFull)
-		}
-		if err := t.sweep(ctx, 0); err != nil {
-			return fmt.Errorf("pin %s: %w", b.Name, errors.Join(ErrFull, err))
-		}
-		if t.missing(b) > t.room() {
-			return fmt.Errorf("pin %s: %w", b.Name, ErrFull)
-		}
+	b, refused, err := t.makeRoom(ctx, b)
+	if err != nil {
+		return fmt.Errorf("pin %s: %w", b.Name, err)
 	}
 	fresh := make([]*entry, 0, len(b.Addrs))
 	for _, a := range b.Addrs {
@@ -251,11 +248,35 @@ func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) error
 		return fmt.Errorf("pin %s: %w", b.Name, err)
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, e := range fresh {
 		t.publish(e, t.clock().Add(life))
 	}
+	t.mu.Unlock()
+	tell(b.Refused, refused)
 	return nil
+}
+
+// makeRoom returns b with the grants that there is room for. Expired pins may
+// still linger; a refusal must not be for their sake.
+func (t *Table) makeRoom(ctx context.Context, b Binding) (_ Binding, refused []string, _ error) {
+	fits, refused := t.admitted(b)
+	full := t.missing(b) > t.room()
+	if !full && len(refused) == 0 {
+		return fits, nil, nil
+	}
+	if t.anyExpired() {
+		switch err := t.sweep(ctx, 0); {
+		case err == nil:
+			fits, refused = t.admitted(b)
+			full = t.missing(b) > t.room()
+		case full:
+			return b, nil, errors.Join(ErrFull, err)
+		}
+	}
+	if full {
+		return b, nil, ErrFull
+	}
+	return fits, refused, nil
 }
 
 // publish makes e visible; an older entry of the same key gives it its place.
@@ -263,6 +284,8 @@ func (t *Table) insert(ctx context.Context, b Binding, life time.Duration) error
 func (t *Table) publish(e *entry, expires time.Time) {
 	if old := t.byKey[e.key]; old != nil {
 		// The same object stays, since flows hold it.
+		t.grants.add(old.grants, -1)
+		t.grants.add(e.grants, 1)
 		old.gen, old.grants, old.facts, old.cells = e.gen, e.grants, e.facts, e.cells
 		old.proxy = old.proxy && e.proxy
 		t.touch(old, expires)
@@ -274,6 +297,7 @@ func (t *Table) publish(e *entry, expires time.Time) {
 	if len(t.byKey) == 0 || expires.Before(t.soon) {
 		t.soon = expires
 	}
+	t.grants.add(e.grants, 1)
 	t.byKey[e.key] = e
 	t.byAddr[e.addr] = append(t.byAddr[e.addr], e)
 	t.forget(e.key)
