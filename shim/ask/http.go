@@ -132,7 +132,7 @@ func readBody(br *bufio.Reader, length int, chunked bool) ([]byte, error) {
 	if length >= 0 {
 		body := make([]byte, length)
 		if _, err := io.ReadFull(br, body); err != nil {
-			return nil, malformed("the body ends early")
+			return nil, early(err, "the body ends early")
 		}
 		return body, nil
 	}
@@ -162,12 +162,20 @@ func readChunks(br *bufio.Reader) ([]byte, error) {
 		at := len(body)
 		body = append(body, make([]byte, n)...)
 		if _, err := io.ReadFull(br, body[at:]); err != nil {
-			return nil, malformed("a chunk ends early")
+			return nil, early(err, "a chunk ends early")
 		}
 		if line, err := readLine(br, &left); err != nil || line != "" {
 			return nil, malformed("a chunk is too long")
 		}
 	}
+}
+
+// early tells the end of the connection from what else can fail, a time-out.
+func early(err error, what string) error {
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+		return malformed("%s", what)
+	}
+	return err
 }
 
 // readLine reads to CRLF or LF, within what is left of the head's limit.
