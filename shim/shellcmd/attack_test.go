@@ -140,6 +140,11 @@ var unjudged = []string{
 	"sh -c '((touch p))'",
 	"printf '#!/bin/sh\\n>p\\n' >e; chmod +x e; sh -c '[[ x || ./e ]]'",
 	"sh -c \"echo \\$'\\\\' ; touch p #'\"",
+	"printf '#!/bin/sh\\n>p\\n' >ex; chmod +x ex; X='./ex EXIT'; trap $X",
+	"shopt -s expand_aliases; X=ls=touch; alias $X\nls p",
+	"jobs -x touch p",
+	"compgen -W '$(touch p)'",
+	"coproc PATH { :; }; ls",
 	"command export 'PATH=/tmp'; ls",
 }
 

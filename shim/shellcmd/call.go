@@ -89,6 +89,12 @@ func (s *splitter) run(r run) (ok, all []string, err error) {
 		}) {
 			return nil, nil, errors.New("set -P: where cd leads behind links is not known")
 		}
+	case "jobs", "compgen": // -x, -C, -F, -W run something
+		if slices.ContainsFunc(r.args[1:], func(a arg) bool {
+			return !a.exact || strings.HasPrefix(a.text, "-") && strings.ContainsAny(a.text, "xCFW")
+		}) {
+			return nil, nil, fmt.Errorf("%s: what it runs is not read", base)
+		}
 	case ".", "source":
 		if len(r.args) > 1 && input(r.args[1].text) {
 			return r.at, r.at, s.fromInput(r)
@@ -162,6 +168,9 @@ func (s *splitter) eval(r run) (ok, all []string, err error) {
 
 func (s *splitter) trap(r run) error {
 	args := r.args[1:]
+	if len(args) > 0 && !args[0].exact { // it may be several words
+		return fmt.Errorf("trap %s: what it runs is not literal", args[0].text)
+	}
 	for len(args) > 0 && strings.HasPrefix(args[0].text, "-") && len(args[0].text) > 1 {
 		if args[0].text != "--" {
 			return nil // -l, -p: they print
@@ -182,12 +191,12 @@ func (s *splitter) trap(r run) error {
 func (s *splitter) alias(r run) error {
 	s.deferred = true
 	for _, a := range r.args[1:] {
+		if !a.exact {
+			return fmt.Errorf("alias %s: what it runs is not literal", a.text)
+		}
 		_, value, found := strings.Cut(a.text, "=")
 		if !found {
 			continue
-		}
-		if !a.exact {
-			return fmt.Errorf("alias %s: what it runs is not literal", a.text)
 		}
 		if _, err := s.script(value, r.at, syntax.LangBash); err != nil {
 			return fmt.Errorf("alias %s: %w", a.text, err)

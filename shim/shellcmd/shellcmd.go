@@ -173,6 +173,9 @@ func (s *splitter) command(c syntax.Command, redirs []*syntax.Redirect, at []str
 		}
 		return s.stmt(c.Stmt, at)
 	case *syntax.CoprocClause:
+		if c.Name != nil && risky(c.Name.Lit()) {
+			return nil, nil, fmt.Errorf("a coprocess is named %s", c.Name.Lit())
+		}
 		_, _, err = s.stmt(c.Stmt, at)
 		return at, at, err
 	case *syntax.FuncDecl:
