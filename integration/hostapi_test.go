@@ -97,5 +97,6 @@ func TestHostAPIOfALiveSession(t *testing.T) {
 			t.Errorf("line %d: %s\nevent: %s", i, lines[i], events[i])
 		}
 	}
-	mustContain(t, "the last line", lines[len(lines)-1], `"event":"end"`)
+	mustContain(t, "the lines", strings.Join(lines, "\n"), `"event":"end"`)
+	mustContain(t, "the last line", lines[len(lines)-1], `"event":"stop"`)
 }

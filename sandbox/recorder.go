@@ -47,23 +47,18 @@ func (r *recorder) events(ctx context.Context, follow bool, emit func([]byte) er
 	if err != nil || !follow {
 		return err
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case line, ok := <-f.C:
-			if !ok {
-				return nil
-			}
-			line = bytes.TrimSuffix(line, []byte("\n"))
-			if e, err := audit.Decode(line); err == nil && e.Seq != 0 && e.Seq <= last {
-				continue // it was in the file
-			}
-			if err := emit(line); err != nil {
-				return err
-			}
+	// What had been written when following ends is still told.
+	defer context.AfterFunc(ctx, f.Close)()
+	for line := range f.C {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if e, err := audit.Decode(line); err == nil && e.Seq != 0 && e.Seq <= last {
+			continue // it was in the file
+		}
+		if err := emit(line); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // history emits the lines of the file and returns the last seq.

@@ -384,7 +384,7 @@ func (s *supervisor) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, endGrace)
 	defer cancel()
 	if s.api != nil {
-		s.api.Close(ctx)
+		s.api.Stop(ctx)
 	}
 	if s.agent != nil {
 		s.agent.Close()
@@ -408,6 +408,9 @@ func (s *supervisor) end(ctx context.Context) {
 	if s.audit != nil {
 		s.audit.Record(s.event("stop", policy.Event{Reason: s.why}))
 		_ = s.audit.w.Close()
+	}
+	if s.api != nil {
+		s.api.Close(ctx) // behind the audit: its followers are told of the stop
 	}
 	if s.sess != nil {
 		_ = s.sess.Close(ctx)

@@ -19,7 +19,7 @@ var ErrFollowers = errors.New("audit: too many followers")
 // line of the record: it has no seq.
 var slowNote = []byte(`{"event":"limit","reason":"audit: this follower is too slow and was let go; read the file"}` + "\n")
 
-// A Follower gets every line of a record as it is written.
+// A Follower gets every line of a record from where the file ends.
 type Follower struct {
 	// C has one line with its newline each; the lines must not be changed. It is
 	// closed at the record's end, by Close, and after a note when the reader
@@ -30,14 +30,20 @@ type Follower struct {
 	w *Writer
 }
 
-// Follow begins to follow. Lines from before are in the file.
+// Follow begins to follow. Lines from before are in the file; those that wait
+// for a slow disk come first, and may be in the file, too, by the time that it
+// is read: seq tells.
 func (w *Writer) Follow() (*Follower, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.follow.all) >= MaxFollowers {
 		return nil, ErrFollowers
 	}
-	c := make(chan []byte, followLines+1) // one more for the note
+	waiting := append(splitLines(w.flying), splitLines(w.pending)...)
+	c := make(chan []byte, len(waiting)+followLines+1) // one more for the note
+	for _, line := range waiting {
+		c <- line
+	}
 	f := &Follower{C: c, c: c, w: w}
 	if w.closed {
 		close(c)
@@ -47,7 +53,16 @@ func (w *Writer) Follow() (*Follower, error) {
 	return f, nil
 }
 
-// Close ends following.
+// splitLines gives the lines of a batch, to which nothing is written again but
+// behind them.
+func splitLines(batch []byte) (lines [][]byte) {
+	for line := range bytes.Lines(batch) {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// Close ends following; what C holds can still be read.
 func (f *Follower) Close() {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
@@ -65,7 +80,7 @@ func (s *followers) send(line []byte) {
 	}
 	line = bytes.Clone(line)
 	for f := range s.all {
-		if len(f.c) < followLines {
+		if len(f.c) < cap(f.c)-1 {
 			f.c <- line
 			continue
 		}

@@ -64,6 +64,7 @@ type Writer struct {
 	head    [sha256.Size]byte
 	begun   bool
 	pending []byte
+	flying  []byte        // the batch that was with the disk last
 	batch   chan struct{} // closed when pending is on disk
 	stalled bool          // the disk was slower than MaxWait
 	err     error         // the disk's present refusal
@@ -321,7 +322,7 @@ func (w *Writer) run() {
 		for {
 			w.mu.Lock()
 			lines, batch := w.pending, w.batch
-			w.pending, w.batch = nil, make(chan struct{})
+			w.flying, w.pending, w.batch = lines, nil, make(chan struct{})
 			w.mu.Unlock()
 			if len(lines) == 0 {
 				break

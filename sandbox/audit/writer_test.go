@@ -289,6 +289,59 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// Lines that wait for a slow disk are not in the file yet: a follower gets them
+// first, each once, whether they are with the disk or behind, also when the
+// record has been closed meanwhile.
+func TestFollowFromASlowDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{block: make(chan struct{})}
+		w := newWriter(Options{}, m)
+		read := func(f *Follower) (names []string) {
+			for line := range f.C {
+				e, err := Decode(bytes.TrimSuffix(line, []byte("\n")))
+				if err != nil {
+					t.Error(err)
+				}
+				names = append(names, e.Query)
+			}
+			return names
+		}
+		w.Record(allow("flying.test"))
+		synctest.Wait()
+		const behind = 100
+		for i := range behind {
+			w.Record(allow(fmt.Sprint(i)))
+		}
+		open, err := w.Follow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Record(allow("after.test"))
+		go w.Close()
+		synctest.Wait()
+		closed, err := w.Follow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, f := range map[string]*Follower{"open": open, "closed": closed} {
+			names := read(f)
+			if len(names) != behind+2 || names[0] != "flying.test" || names[1] != "0" || names[behind] != fmt.Sprint(behind-1) || names[behind+1] != "after.test" {
+				t.Errorf("%s: %d lines: %q", what, len(names), names)
+			}
+		}
+		close(m.block)
+		w.Close()
+		if es := m.events(t); len(es) != behind+2 {
+			t.Errorf("%d lines on disk", len(es))
+		}
+		if f, err := w.Follow(); err != nil {
+			t.Error(err)
+		} else if names := read(f); len(names) != 0 {
+			t.Errorf("all is in the file, and yet %q waits", names)
+		}
+	})
+}
+
 func TestFollowBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWriter(Options{}, &memory{})

@@ -1,6 +1,7 @@
 package hostapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -196,14 +197,57 @@ func TestFollow(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("cancelled follow: %v", err)
 	}
-	// A follow also ends with the session.
+	// A follower is told what is written while the session ends, and ends with
+	// the record.
 	go func() {
 		done <- NewClient(path).Events(t.Context(), true, func(l []byte) error { got <- string(l); return nil })
 	}()
 	<-got
-	s.stop()
+	late, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, err := NewClient(path).Session(t.Context()); err != nil { // late has been taken, too
+		t.Error(err)
+	}
+	s.Stop(t.Context())
+	if _, err := net.Dial("unix", path); err == nil {
+		t.Error("a server that has stopped takes clients")
+	}
+	io.WriteString(late, "GET /api/v1/session HTTP/1.1\r\nHost: x\r\n\r\n")
+	if answer, _ := io.ReadAll(late); strings.HasPrefix(string(answer), "HTTP/1.1 200 ") { // it is cut off, or told 503
+		t.Errorf("a call after the stop: %s", answer)
+	}
+	go func() { b.more <- []byte("stop"); close(b.more) }()
+	if l := <-got; l != "stop" {
+		t.Errorf("last line %q", l)
+	}
+	s.Close(t.Context())
 	if err := <-done; err != nil {
 		t.Errorf("follow at the end of the session: %v", err)
+	}
+}
+
+// A follower that does not end, or does not read, does not hold the end up.
+func TestCloseEndsFollowers(t *testing.T) {
+	b := &fakeBackend{lines: [][]byte{bytes.Repeat([]byte("x"), 4<<20)}, more: make(chan []byte)}
+	s, path := serve(t, b)
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /api/v1/events?follow=true HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := io.ReadFull(c, make([]byte, 1000)); err != nil { // it is in the midst of the first line
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() { s.Close(context.Background()); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(time.Minute):
+		t.Fatal("a follower that does not read holds Close up")
 	}
 }
 

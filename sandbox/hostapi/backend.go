@@ -58,8 +58,8 @@ type Backend interface {
 	Metrics(ctx context.Context) ([]Metric, error)
 
 	// Events calls emit with each audit line (no newline at its end) that the
-	// session has written, and with follow with each further one until ctx
-	// ends or emit fails. Lines are not kept by emit.
+	// session has written, and with follow with each further one until the
+	// record or ctx ends or emit fails. Lines are not kept by emit.
 	Events(ctx context.Context, follow bool, emit func(line []byte) error) error
 
 	// Exec starts a command. The caller serves the returned process and

@@ -25,7 +25,7 @@ type fakeBackend struct {
 	explain any
 	err     error
 	lines   [][]byte
-	more    chan []byte // followed lines
+	more    chan []byte // followed lines; closed, the record has ended
 	exec    func(ctx context.Context, r ExecRequest) (*Process, error)
 }
 
@@ -145,7 +145,10 @@ func (f *fakeBackend) Events(ctx context.Context, follow bool, emit func([]byte)
 		select {
 		case <-ctx.Done():
 			return nil
-		case l := <-f.more:
+		case l, ok := <-f.more:
+			if !ok {
+				return nil
+			}
 			if err := emit(l); err != nil {
 				return err
 			}

@@ -22,6 +22,7 @@ type route struct {
 	body         bool // call reads it
 	failure      int  // status of an error without one; 0 is 500
 	raw          func(s *Server, w http.ResponseWriter, r *http.Request)
+	tail         bool // Close ends it, not Stop
 }
 
 const prefix = "/api/v1"
@@ -59,7 +60,7 @@ var routes = []route{
 	{method: "DELETE", path: "/flows/{id}", call: func(ctx context.Context, b Backend, r *http.Request) (any, error) {
 		return nil, b.KillFlow(ctx, r.PathValue("id"))
 	}},
-	{method: "GET", path: "/events", raw: (*Server).events},
+	{method: "GET", path: "/events", raw: (*Server).events, tail: true},
 	{method: "POST", path: "/exec", raw: (*Server).exec},
 	{method: "POST", path: "/stop", call: func(ctx context.Context, b Backend, _ *http.Request) (any, error) { return nil, b.Stop(ctx) }},
 }
@@ -193,6 +194,15 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, rts []route) {
 		return
 	}
 	rt := rts[i]
+	if !rt.tail {
+		ctx, leave, ok := s.enter(r.Context())
+		if !ok {
+			fail(w, http.StatusServiceUnavailable, "the session is ending")
+			return
+		}
+		defer leave()
+		r = r.WithContext(ctx)
+	}
 	if rt.raw != nil {
 		rt.raw(s, w, r)
 		return

@@ -75,8 +75,11 @@ type Server struct {
 	execs   sync.WaitGroup // upgraded connections, which http.Server forgets
 
 	captures captures
-	base     context.Context
+	base     context.Context // ends with Stop
 	stop     context.CancelFunc
+
+	mu    sync.Mutex     // over the end of base and the beginning of calls
+	calls sync.WaitGroup // what runs and does not tail
 }
 
 // NewServer returns a server for b. Nothing is served before Serve.
@@ -88,7 +91,6 @@ func NewServer(b Backend) *Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		BaseContext:       func(net.Listener) context.Context { return s.base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, c.(*conn).peer)
 		},
@@ -107,12 +109,46 @@ func (s *Server) Serve(l *net.UnixListener) error {
 	return fmt.Errorf("serve the host socket: %w", err)
 }
 
-// Close ends the streams, lets running calls finish until ctx ends, and
-// removes the socket.
-func (s *Server) Close(ctx context.Context) {
+// Stop removes the socket, ends the streams, and lets running calls finish
+// until ctx ends. Who reads the events goes on, so that followers are told of
+// the session's end.
+func (s *Server) Stop(ctx context.Context) {
+	s.mu.Lock()
 	s.stop()
+	s.mu.Unlock()
+	atOnce, cancel := context.WithCancel(ctx)
+	cancel()
+	s.http.Shutdown(atOnce) // takes no more clients; Close waits for those there are
+	done := make(chan struct{})
+	go func() { s.calls.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Close stops, if Stop has not, and ends what is left: readers of the events
+// have closeGrace, within ctx, for what the backend still tells them.
+func (s *Server) Close(ctx context.Context) {
+	s.Stop(ctx)
+	ctx, cancel := context.WithTimeout(ctx, closeGrace)
+	defer cancel()
 	if s.http.Shutdown(ctx) != nil {
 		s.http.Close()
 	}
 	s.execs.Wait()
+}
+
+// enter begins a call, which leave ends; its context ends with Stop. False says
+// that the server has stopped.
+func (s *Server) enter(ctx context.Context) (_ context.Context, leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.base.Err() != nil {
+		return nil, nil, false
+	}
+	s.calls.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(s.base, cancel)
+	return ctx, func() { unhook(); cancel(); s.calls.Done() }, true
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // events sends audit lines until they end or, with follow=true, until the
-// client goes or the session ends: one a line, or as server-sent events to a
+// client goes or the session's record ends: one a line, or as server-sent events to a
 // client that accepts text/event-stream.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	follow, err := flag(r, "follow")
@@ -71,7 +71,7 @@ func acceptsEventStream(r *http.Request) bool {
 const (
 	hangupGrace = 2 * time.Second // between SIGHUP and SIGKILL
 	drainGrace  = time.Second     // for output of a command that has ended
-	closeGrace  = time.Second     // for the last frames when the session ends
+	closeGrace  = time.Second     // for the last frames and lines when the session ends
 )
 
 // exec starts a command and, after 101, carries its streams.
