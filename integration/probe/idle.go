@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -37,6 +38,31 @@ func idleOp(args []string) {
 		fmt.Println("silent", kind, via, c.LocalAddr())
 		time.Sleep(silence) // being silent is the attempt itself
 		return echoed(rw, "still here\n")
+	})
+}
+
+// awaitOp opens a connection, directly (-) or by CONNECT, says the beginning of
+// something or nothing, and waits for the server to speak, longer than a first
+// flight may take: await -|PROXY HOST:PORT [HEX]
+func awaitOp(args []string) {
+	attempt("await", args[0]+" "+args[1], func() (string, error) {
+		c, err := dialVia(args[0], args[1])
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		if len(args) > 2 {
+			b, err := hex.DecodeString(args[2])
+			if err != nil {
+				return "", err
+			}
+			if _, err := c.Write(b); err != nil {
+				return "", err
+			}
+		}
+		c.SetReadDeadline(time.Now().Add(25 * time.Second))
+		b, err := io.ReadAll(io.LimitReader(c, 4096))
+		return string(b), err
 	})
 }
 
