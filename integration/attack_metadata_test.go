@@ -87,7 +87,7 @@ func TestN12MetadataInEverySpelling(t *testing.T) {
 		k, m := b.Canary(t), b.Mark()
 		script := ""
 		for _, h := range hosts {
-			for _, way := range []string{"--noproxy '*'", "", "-p"} {
+			for _, way := range []string{"--noproxy '*'", ""} {
 				script += fmt.Sprintf("curl -sf -m 10 -o /dev/null %s 'http://%s/%s' && echo 'through: %s %s'\n", way, h, k.Word, h, way)
 			}
 			script += fmt.Sprintf("%[1]s connect 10.200.0.1:8080 'CONNECT %[2]s:80 HTTP/1.1' %[3]s\n%[1]s connect 10.200.0.1:8080 'GET http://%[2]s/%[4]s HTTP/1.1'\n",
