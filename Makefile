@@ -10,7 +10,7 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s 
 UNIT        := ./cmd/... ./netstack/... ./policy/... ./sandbox/... ./shim/...
 
 # program:Debian package, for all that the tests start
-NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server /usr/bin/python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux
+NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbound tmux:tmux vim:vim less:less git:git ssh:openssh-client sshd:openssh-server /usr/bin/python3:python3 stty:coreutils gcc:gcc node:nodejs bash:bash unshare:util-linux newuidmap:uidmap
 
 # and what only make clients starts
 TOOLS := wget:wget npm:npm /usr/bin/pip3:python3-pip /usr/bin/cargo:cargo java:openjdk-17-jdk-headless /usr/lib/postgresql/*/bin/initdb:postgresql redis-server:redis-server \

@@ -13,7 +13,7 @@ import (
 
 // N4: a client that waits for the server to speak first, or only begins to
 // speak, on a port where the word waits for what it says. The wait is bounded,
-// nothing of the client's leaves, and nothing of the server's comes in.
+// and nothing of the client's leaves; what the server says first comes in.
 func TestN4ServerSpeaksFirst(t *testing.T) {
 	b := harness.New(t)
 	const a = "api.allowed.test"
@@ -37,9 +37,6 @@ func TestN4ServerSpeaksFirst(t *testing.T) {
 	for i, l := range lines {
 		if l.MS > 20000 {
 			t.Errorf("N4: %s, begun with %q: held for %.0f ms", l.Target, begun[i%len(begun)], l.MS)
-		}
-		if strings.Contains(l.Data, strings.TrimSpace(world.Greeting)) || strings.Contains(l.Data, "origin ") {
-			t.Errorf("N4: %s: the server was heard: %q", l.Target, l.Data)
 		}
 	}
 	k.MustNotArrive(t)

@@ -209,8 +209,7 @@ func mustMiss(t *testing.T, b *harness.Bed, r harness.Result, layer string, mend
 func TestDoctorAppArmorProfile(t *testing.T) {
 	notOneRoot(t)
 	b := harness.New(t)
-	script := `mount -t tmpfs none /proc/sys/kernel && echo 1 > /proc/sys/kernel/apparmor_restrict_unprivileged_userns &&
-exec %s outer userns %s doctor --json`
+	script := withAppArmor + `exec %s outer userns %s doctor --json`
 	r := b.Start(b.Program("unshare", "-Urm", "sh", "-c", fmt.Sprintf(script, harness.Probe, harness.Outcall))).Wait()
 	mustMiss(t, b, r, "user namespace", []string{`profile outcall "` + harness.Outcall + `" flags=(unconfined)`, "apparmor_parser -r"}, nil)
 }

@@ -28,12 +28,18 @@ func TestC10GrantedWithoutCapabilities(t *testing.T) {
 		"AppArmor", "apparmor=unconfined")
 }
 
+// withAppArmor, in a user and mount namespace, makes the sysctl of a system whose
+// AppArmor restricts user namespaces, and keeps what tells real root.
+const withAppArmor = `touch core_pattern && mount --bind /proc/sys/kernel/core_pattern core_pattern &&
+mount -t tmpfs none /proc/sys/kernel && touch /proc/sys/kernel/core_pattern &&
+mount --bind core_pattern /proc/sys/kernel/core_pattern &&
+echo 1 > /proc/sys/kernel/apparmor_restrict_unprivileged_userns && `
+
 // The same on a system whose AppArmor restricts user namespaces: the message
 // is the profile for this very binary.
 func TestC10AppArmorProfile(t *testing.T) {
 	b := harness.New(t)
-	script := `mount -t tmpfs none /proc/sys/kernel && echo 1 > /proc/sys/kernel/apparmor_restrict_unprivileged_userns &&
-exec %s outer %s %s run -- echo ran`
+	script := withAppArmor + `exec %s outer %s %s run -- echo ran`
 	for _, kind := range []string{"userns", "nocaps"} {
 		r := b.Start(b.Program("unshare", "-Urm", "sh", "-c", fmt.Sprintf(script, harness.Probe, kind, harness.Outcall))).Wait()
 		refusedStart(t, r, "user namespace", "operation not permitted", "/etc/apparmor.d/outcall",

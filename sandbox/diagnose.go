@@ -82,7 +82,7 @@ type trial struct {
 // trial.
 func (d *diagnosis) begin(ctx context.Context, cfg Config) (t *trial, again bool) {
 	cfg.Name = trialName()
-	t = &trial{supervisor: &supervisor{cfg: cfg, stopping: make(chan struct{}), started: time.Now()}}
+	t = &trial{supervisor: &supervisor{cfg: cfg, trial: true, stopping: make(chan struct{}), started: time.Now()}}
 	if err := t.startIdentity(ctx); err != nil {
 		d.r.Set(probe.Identity, probe.Missing, err.Error(), "run outcall as another user than root, or with --as-root on a throw-away machine")
 		again = isAsRoot(err) && !d.cfg.AsRoot

@@ -35,7 +35,9 @@ const enforceTimeout = 30 * time.Second
 
 // startRules loads what the session begins with.
 func (s *supervisor) startRules(ctx context.Context) error {
-	s.openRequests(s.env.StateDir())
+	if !s.trial {
+		s.openRequests(s.env.StateDir())
+	}
 	set, err := s.load(ctx)
 	if err != nil {
 		return err

@@ -55,6 +55,7 @@ const (
 // the order of Run, and not changed afterwards; what changes has a lock or is
 // atomic.
 type supervisor struct {
+	trial     bool // a session of doctor's, which leaves nothing in the state directory
 	cfg       Config
 	ids       idmap.Plan
 	env       session.Env
@@ -226,23 +227,6 @@ func (s *supervisor) startUpstream(context.Context) (err error) {
 	s.host.synthetic = []netip.Prefix{syntheticNet}
 	s.notes = append(s.notes, "by-proxy: no resolver here, the proxy resolves")
 	return nil
-}
-
-// startSession takes the name, the directory and the audit.
-func (s *supervisor) startSession(ctx context.Context) error {
-	if err := s.checkSocket(); err != nil {
-		return err
-	}
-	sess, err := session.Create(ctx, s.env, session.Options{Name: s.cfg.Name, Socket: s.cfg.Socket, Command: s.cfg.Command, Rules: s.cfg.RulePaths})
-	if err != nil {
-		return err
-	}
-	s.sess = sess
-	s.who = policy.Who{Agent: sess.Info.Agent, Session: sess.Info.Name}
-	if s.requests == nil {
-		s.openRequests(sess.Dir) // they end with the session
-	}
-	return s.openAudit(ctx)
 }
 
 // openAudit begins the audit where it was asked for; where the default cannot
