@@ -135,7 +135,11 @@ func TestK23UDPUnderBlocks(t *testing.T) {
 		}
 		r := b.Sandbox([]string{"--rules", rules, "--no-proxy"}, "sh", "-c", script)
 		quic := block == `tls.sni == "evil.test"`
-		for _, l := range r.Lines(t)[2:] {
+		lines := r.Lines(t)
+		if len(lines) < 2 {
+			t.Fatalf("%s: %d lines, code %d: %s", block, len(lines), r.Code, r.Stderr)
+		}
+		for _, l := range lines[2:] {
 			switch {
 			case l.Op == "udp" && l.OK != wantRaw:
 				t.Errorf("%s: %+v", block, l)

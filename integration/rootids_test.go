@@ -35,6 +35,9 @@ func TestRootWhereNewuidmapCannotAct(t *testing.T) {
 	if world.As() == "root" {
 		t.Skip("real root writes the map itself and needs no newuidmap (WORLD_AS=user)")
 	}
+	if world.As() == "nobody" {
+		t.Skip("root's files look like this user's own in the tests' namespace, and such a newuidmap is not taken (WORLD_AS=user)")
+	}
 	if _, err := os.Stat("/usr/bin/newuidmap"); err != nil {
 		t.Fatalf("%v: install package uidmap", err)
 	}
