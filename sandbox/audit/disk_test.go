@@ -3,7 +3,9 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,20 +130,30 @@ func TestRefusalIsKnownBehindRecord(t *testing.T) {
 func TestHungDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{block: make(chan struct{})}
-		var told []string
-		w := newWriter(Options{Report: func(err error) { told = append(told, fmt.Sprint(err)) }}, m)
+		var mu sync.Mutex
+		var all []string
+		w := newWriter(Options{Report: func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, fmt.Sprint(err))
+		}}, m)
+		said := func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
 		w.Record(allow("a.test"))
 		time.Sleep(MaxHang - MaxWait - time.Millisecond)
-		if err := w.Err(); err != nil || len(told) != 0 {
+		if err, told := w.Err(), said(); err != nil || len(told) != 0 {
 			t.Errorf("%v, told %q", err, told)
 		}
 		time.Sleep(time.Second)
-		if err := w.Err(); !errors.Is(err, ErrHung) || len(told) != 1 {
+		if err, told := w.Err(), said(); !errors.Is(err, ErrHung) || len(told) != 1 {
 			t.Errorf("%v, told %q", err, told)
 		}
 		close(m.block)
 		synctest.Wait()
-		if err := w.Err(); err != nil || len(told) != 2 || told[1] != "<nil>" {
+		if err, told := w.Err(), said(); err != nil || len(told) != 2 || told[1] != "<nil>" {
 			t.Errorf("%v, told %q", err, told)
 		}
 		w.Close()
