@@ -42,7 +42,7 @@ var tools = []tool{
 		"origin api.allowed.test /1.0\norigin api.allowed.test /1.1\norigin api.allowed.test /2\nversion 2\norigin api.allowed.test /post\n"},
 	{"wget", "HTTPS and HTTP", "wget", "wget", web, `wget -qO- https://$WEB/a --ca-certificate=$CA; wget -qO- http://$WEB/b`, "origin api.allowed.test /b"},
 	{"git", "clone and push over HTTPS", "git", "git", web,
-		`export GIT_SSL_CAINFO=$CA; git clone -q https://$WEB/git/repo.git r; cd r; cat file; git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x; git push -q origin HEAD:refs/heads/new; git ls-remote -q origin new | cut -f2`,
+		`export GIT_SSL_CAINFO=$CA; git clone -q https://$WEB/git/repo.git r; cd r; cat file; git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x; git push -qf origin HEAD:refs/heads/new; git ls-remote -q origin new | cut -f2`,
 		"content of the repository\nrefs/heads/new"},
 	{"npm", "install from a registry", "npm", "npm", web,
 		`export npm_config_cafile=$CA; npm install --no-audit --no-fund --no-update-notifier --registry https://$WEB/npm/ tiny-package >&2; node -e 'console.log(require("tiny-package"))'`, "tiny package of npm"},
