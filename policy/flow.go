@@ -136,17 +136,17 @@ func (s *Snapshot) judgeOne(f *Facts, addr netip.Addr, h *Host) Flow {
 	}
 	fl := Flow{Name: f.name, Grants: f.grants}
 	if !addr.IsValid() {
-		fl.Outcome = s.walk(f, nil)
+		fl.Outcome = s.walk(f, nil, nil)
 		return fl
 	}
 	if rc := classRange(addr, h); rc.class != Global {
-		fl.Outcome = s.walk(f, &door{addr, rc.class, h})
+		fl.Outcome = s.walk(f, &door{addr, rc.class, h}, nil)
 		if fl.Word == Deny {
 			fl.Structural = true
 			fl.Reason = fmt.Sprintf("%s is %s; %s", addr, rc.why, closedReason(fl.Outcome))
 		}
 	} else {
-		fl.Outcome = s.walk(f, nil)
+		fl.Outcome = s.walk(f, nil, nil)
 	}
 	if fl.Word == Allow && (f.layer == LayerFlow || f.layer == LayerConnect) {
 		fl.Literal = !fl.Granted && fl.Rule.onLiteral(f, addr)
@@ -218,7 +218,7 @@ func (s *Snapshot) Grants(f *Facts, addr netip.Addr) []Grant {
 	for _, port := range ports {
 		for _, proto := range []Proto{TCP, UDP} {
 			g.SetAddr(addr, port, proto)
-			o := s.walk(g, nil)
+			o := s.walk(g, nil, nil)
 			if o.Word != Allow || o.Rule.Mode != ModeDirectIP {
 				continue
 			}

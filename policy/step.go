@@ -22,7 +22,18 @@ func (s *Snapshot) Step(f *Facts) Outcome {
 	if s == nil {
 		return Outcome{Reason: "no policy is loaded"}
 	}
-	return s.walk(f, nil)
+	return s.walk(f, nil, nil)
+}
+
+// StepCall is what the run layer alone says of a network call: a block decides
+// here only if it speaks of the question itself or of who asks. What every
+// other block says the wire says, too, with all the facts, and perhaps behind
+// an allow that needs more of them than a question has.
+func (s *Snapshot) StepCall(f *Facts) Outcome {
+	if s == nil {
+		return s.Step(f)
+	}
+	return s.walk(f, nil, func(r *Rule) bool { return r.Block && r.c.fields&(runFields|processFields) == 0 })
 }
 
 // walk asks the rules in order.
@@ -34,13 +45,17 @@ func (s *Snapshot) Step(f *Facts) Outcome {
 //	block  waiting             → remembered
 //
 // d, where given, is what stands before the flow's address: that an allow rule
-// opens it is a part of what the rule must be true of.
-func (s *Snapshot) walk(f *Facts, d *door) Outcome {
+// opens it is a part of what the rule must be true of. Rules that skip, where
+// given, is true of are passed over.
+func (s *Snapshot) walk(f *Facts, d *door, skip func(*Rule) bool) Outcome {
 	door := d.kind(f.name)
 	q := s.ask(f, door, false)
 	defer q.end()
 	var m memory
 	for r := q.rule(); r != nil; r = q.rule() {
+		if skip != nil && skip(r) {
+			continue
+		}
 		if r.Block {
 			if v, fields := r.blocks(f); v == waiting {
 				m.wait(&m.barrier, r, fields)

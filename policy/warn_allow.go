@@ -8,6 +8,7 @@ import (
 
 const (
 	processFields = FieldSet(1<<ProcessExe | 1<<ProcessName | 1<<ProcessArgs)
+	runFields     = FieldSet(1<<RunTool | 1<<RunArgs | 1<<RunFlags | 1<<RunCwd | 1<<RunContext)
 	whoFields     = FieldSet(1<<AgentName | 1<<SessionName)
 	nameFields    = FieldSet(1<<DNSQuery | 1<<NetworkHostname | 1<<HTTPHost | 1<<TLSSNI)
 	whereFields   = nameFields | 1<<NetworkIP

@@ -38,8 +38,9 @@ type agentBackend struct{ s *supervisor }
 var _ agentapi.Backend = agentBackend{}
 
 // Judge implements agentapi.Backend. An action is what the run layer says. A
-// network call is denied if a block decides there; else it is what explain
-// says of the way that a program with the session's environment takes.
+// network call is denied if a block decides there that only that layer can
+// judge; else it is what explain says of the way that a program with the
+// session's environment takes.
 func (a agentBackend) Judge(ctx context.Context, q *agentapi.Question) agentapi.Verdict {
 	snap := a.s.snap.Load()
 	f := policy.NewFacts(policy.LayerRun, a.s.who)
@@ -49,6 +50,9 @@ func (a agentBackend) Judge(ctx context.Context, q *agentapi.Question) agentapi.
 		f.SetCall(*q.Call)
 	}
 	o := snap.Step(f)
+	if q.Call != nil {
+		o = snap.StepCall(f)
+	}
 	if q.Call == nil || o.Word == policy.Deny && o.Rule != nil {
 		return a.observed(policy.Act(policy.LayerRun, "", o, false) == policy.Pass,
 			agentapi.Verdict{Rule: o.RuleID(), Reason: o.Reason})
