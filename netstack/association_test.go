@@ -355,6 +355,7 @@ func TestUDPBounds(t *testing.T) {
 	b.sends(b.udpTo(ap(shared, 443)), half)
 	b.wantICMP(adminProhibited)
 	b.log.wait(t, "denial", func(e policy.Event) bool { return strings.Contains(e.Reason, "not whole in time") })
+	b.log.wait(t, "end", func(e policy.Event) bool { return e.Event == "end" }) // nothing of it is held now
 	// In octets of all flows.
 	b.held.Store(maxHeldOctets)
 	b.sends(b.udpTo(ap(shared, 443)), half)

@@ -113,6 +113,7 @@ type timeouts struct {
 	udp     time.Duration // UDP without a datagram either way
 	echo    time.Duration // ICMP echo likewise
 	dial    time.Duration // one connect, all its addresses together
+	stagger time.Duration // between two addresses of a name (RFC 8305's connection attempt delay)
 	resolve time.Duration
 	linger  time.Duration // after a refusal in words, for the client to read it
 }
@@ -124,6 +125,7 @@ var defaultTimeouts = timeouts{
 	udp:     waits.UDP,
 	echo:    waits.Echo,
 	dial:    75 * time.Second, // beyond a client's own patience; the kernel's own is 127 s
+	stagger: 250 * time.Millisecond,
 	resolve: 15 * time.Second,
 	linger:  2 * time.Second,
 }

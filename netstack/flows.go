@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,18 +78,23 @@ type FlowInfo struct {
 func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
 
 // bind tells where the flow goes, and what was judged for it. A later verdict
-// of the same layer takes the place of the earlier one.
-func (f *flow) bind(name string, dst netip.AddrPort, st step) {
+// of the same layer takes the place of the earlier ones.
+func (f *flow) bind(name string, dst netip.AddrPort, st step) { f.try(name, dst, st, true) }
+
+// try is bind for one of the addresses that are dialled at once: with alone
+// false it stands beside the earlier verdicts of its layer.
+func (f *flow) try(name string, dst netip.AddrPort, st step, alone bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.name, f.dst, f.rule = name, dst, st.rule
-	for i := range f.steps {
-		if f.steps[i].layer == st.layer {
-			f.steps[i] = st
-			return
+	at := len(f.steps)
+	if alone {
+		if i := slices.IndexFunc(f.steps, func(o step) bool { return o.layer == st.layer }); i >= 0 {
+			at = i
 		}
+		f.steps = slices.DeleteFunc(f.steps, func(o step) bool { return o.layer == st.layer })
 	}
-	f.steps = append(f.steps, st)
+	f.steps = slices.Insert(f.steps, at, st)
 }
 
 // hold keeps a pin alive until the flow ends. A flow that said several names

@@ -151,13 +151,22 @@ type fakeDialer struct {
 	fail   map[netip.AddrPort]egress.Kind
 	dialed []netip.AddrPort
 	block  chan struct{}
+	mute   map[netip.AddrPort]bool // nobody answers there
+	left   int                     // dials of mute ones that have been given up
 }
 
 func (d *fakeDialer) Dial(ctx context.Context, _ string, dst netip.AddrPort) (*egress.Conn, error) {
 	d.mu.Lock()
 	d.dialed = append(d.dialed, dst)
-	to, kind, block := d.to[dst], d.fail[dst], d.block
+	to, kind, block, mute := d.to[dst], d.fail[dst], d.block, d.mute[dst]
 	d.mu.Unlock()
+	if mute {
+		<-ctx.Done()
+		d.mu.Lock()
+		d.left++
+		d.mu.Unlock()
+		return nil, &egress.Error{Kind: egress.Timeout, Addr: dst, Err: ctx.Err()}
+	}
 	if block != nil {
 		select {
 		case <-block:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"outcall/netstack/egress"
 	"outcall/netstack/httphead"
@@ -192,32 +191,6 @@ func (h *httpConn) reach(ctx context.Context, t target, id string, e policy.Even
 		return nil, judged{}, h.closeWith(err)
 	}
 	return c, j, nil
-}
-
-// dialFirst tries the addresses in order, each with a share of the time.
-func (h *httpConn) dialFirst(ctx context.Context, name string, l policy.Layer, ro route) (*egress.Conn, judged, error) {
-	var first error
-	for _, j := range ro.addrs {
-		h.f.hold(h.s.cfg.Pins, name, j.dst.Addr())
-		h.f.bind(name, j.dst, step{l, j.facts, j.dst.Addr(), j.rul.allowedBy()})
-		if !h.s.current(h.f, ro.snap) {
-			return nil, j, errRevoked
-		}
-		dctx, cancel := context.WithTimeout(ctx, h.s.times.dial/time.Duration(min(len(ro.addrs), 4)))
-		c, err := h.s.dial(dctx, name, j.dst)
-		cancel()
-		if err == nil {
-			h.f.open(c.Via)
-			return c, j, nil
-		}
-		if first == nil {
-			first = err
-		}
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return nil, judged{}, first
 }
 
 // connect serves a CONNECT: after 200 the tunnel's first flight is judged as

@@ -40,6 +40,7 @@ type Stack struct {
 	syns               synTable
 	asked              judgingSet
 	packets, questions chan struct{} // slots of packets and DNS datagrams in work
+	beside             chan struct{} // slots of dials beside another one of the same flow
 
 	// next is the rule set of a reload under way; see Reload.
 	next atomic.Pointer[reloading]
@@ -64,6 +65,7 @@ func New(cfg Config) (*Stack, error) {
 		times:     defaultTimeouts,
 		packets:   make(chan struct{}, maxPackets),
 		questions: make(chan struct{}, maxQuestions),
+		beside:    make(chan struct{}, maxBeside),
 		lender:    newLender(largeBuffers),
 		seen:      quic.NewSeen(),
 		net: stack.New(stack.Options{
