@@ -101,12 +101,13 @@ func (b backend) Request(ctx context.Context, id string) (hostapi.RuleRequestDet
 		return hostapi.RuleRequestDetail{}, requestError(id, err)
 	}
 	b.s.reloading.Lock()
-	defer b.s.reloading.Unlock()
 	out := hostapi.RuleRequestDetail{RuleRequest: b.request(r)}
+	base, others := b.besides(r)
+	b.s.reloading.Unlock() // a review of many rules takes long, and no reload waits for it
 	if r.Text == "" {
 		return out, nil
 	}
-	rv, err := b.review(r)
+	rv, err := b.review(base, others, r)
 	if err != nil {
 		out.Problem = err.Error()
 		return out, nil
@@ -116,8 +117,12 @@ func (b backend) Request(ctx context.Context, id string) (hostapi.RuleRequestDet
 }
 
 // review compares the rules without a request with those with it.
-func (b backend) review(r requests.Request) (*review.Review, error) {
-	before, after, err := b.beside(r)
+func (b backend) review(base []policy.Source, others []requests.Request, r requests.Request) (*review.Review, error) {
+	before, err := b.s.compile(base, others)
+	if err != nil {
+		return nil, err
+	}
+	after, err := b.s.compile(base, append(slices.Clip(others), r))
 	if err != nil {
 		return nil, err
 	}
@@ -131,19 +136,15 @@ func (b backend) review(r requests.Request) (*review.Review, error) {
 	return review.Of(proposed, before.snap, after.snap, b.s.denials.After(time.Time{}), b.s.who)
 }
 
-// beside compiles what is in force without a request and with it.
-func (b backend) beside(r requests.Request) (before, after *ruleSet, err error) {
-	var others []requests.Request
+// besides is what is in force without a request. It runs under s.reloading;
+// what it returns is not changed later.
+func (b backend) besides(r requests.Request) (base []policy.Source, others []requests.Request) {
 	for _, a := range b.s.rules.approved {
 		if a.ID != r.ID {
 			others = append(others, a.Request)
 		}
 	}
-	if before, err = b.s.compile(b.s.rules.base, others); err != nil {
-		return nil, nil, err
-	}
-	after, err = b.s.compile(b.s.rules.base, append(slices.Clip(others), r))
-	return before, after, err
+	return slices.Clip(b.s.rules.base), others
 }
 
 // Approve implements hostapi.Backend. What does not fit to the rules in force
@@ -169,7 +170,8 @@ func (b backend) Approve(ctx context.Context, id string, a hostapi.Approval) (ho
 	case r.SHA256 != a.SHA256:
 		return out, requestError(id, requests.ErrChanged)
 	}
-	_, set, err := b.beside(r)
+	base, others := b.besides(r)
+	set, err := b.s.compile(base, append(others, r))
 	if err != nil {
 		return out, err
 	}

@@ -83,7 +83,7 @@ func run(t *testing.T, socket string, env []string, args ...string) (code int, r
 	t.Helper()
 	var out, errOut bytes.Buffer
 	code = Main(t.Context(), Caller{
-		Args: args, Env: append([]string{"PATH=/nonexistent:/usr/bin:/bin", "OUTCALL_AGENT_SOCK=" + socket}, env...), Dir: "/work", Version: "v1",
+		Args: args, Env: append([]string{"PATH=/nonexistent:/usr/bin:/bin", "OUTCALL_AGENT_SOCK=" + socket}, env...), Dir: "/project", Version: "v1",
 		Stdout: &out, Stderr: &errOut,
 		Run: func(c child.Command) (int, error) {
 			if err := syscall.Access(c.Path, 1); err != nil { // X_OK: what execve would say
@@ -107,21 +107,21 @@ func TestAllowed(t *testing.T) {
 		ran  []string
 		want m
 	}{
-		{[]string{"exec", "true"}, []string{"true"}, m{"action_type": "tool_exec", "target": "true", "metadata": m{"cwd": "/work"}}},
+		{[]string{"exec", "true"}, []string{"true"}, m{"action_type": "tool_exec", "target": "true", "metadata": m{"cwd": "/project"}}},
 		{[]string{"true", "-x", "a b"}, []string{"true", "-x", "a b"}, m{"action_type": "tool_exec", "target": "true",
-			"metadata": m{"cwd": "/work", "args": "-x a b", "args_json": `["-x","a b"]`}}},
+			"metadata": m{"cwd": "/project", "args": "-x a b", "args_json": `["-x","a b"]`}}},
 		{[]string{"true", "--version"}, []string{"true", "--version"}, m{"action_type": "tool_exec", "target": "true",
-			"metadata": m{"cwd": "/work", "args": "--version", "args_json": `["--version"]`}}},
-		{[]string{"exec", "--", "true"}, []string{"true"}, m{"action_type": "tool_exec", "target": "true", "metadata": m{"cwd": "/work"}}},
-		{[]string{"--", "fetch"}, nil, m{"action_type": "tool_exec", "target": "fetch", "metadata": m{"cwd": "/work"}}},
+			"metadata": m{"cwd": "/project", "args": "--version", "args_json": `["--version"]`}}},
+		{[]string{"exec", "--", "true"}, []string{"true"}, m{"action_type": "tool_exec", "target": "true", "metadata": m{"cwd": "/project"}}},
+		{[]string{"--", "fetch"}, nil, m{"action_type": "tool_exec", "target": "fetch", "metadata": m{"cwd": "/project"}}},
 		{[]string{"bash", "true", "x"}, []string{"true", "x"}, m{"action_type": "shell_exec", "target": "true",
-			"metadata": m{"cwd": "/work", "args": "x", "args_json": `["x"]`}}},
-		{[]string{"sh", "true"}, []string{"true"}, m{"action_type": "shell_exec", "target": "true", "metadata": m{"cwd": "/work"}}},
+			"metadata": m{"cwd": "/project", "args": "x", "args_json": `["x"]`}}},
+		{[]string{"sh", "true"}, []string{"true"}, m{"action_type": "shell_exec", "target": "true", "metadata": m{"cwd": "/project"}}},
 		{[]string{"fetch", "https://h/p?q"}, nil, m{"action_type": "network_call", "target": "https://h/p?q", "metadata": m{"method": "GET"}}},
 		{[]string{"fetch", "h:22", "post"}, nil, m{"action_type": "network_call", "target": "h:22", "metadata": m{"method": "POST"}}},
-		{[]string{"file", "../etc/passwd"}, nil, m{"action_type": "file_access", "target": "/etc/passwd", "metadata": m{"mode": "read", "cwd": "/work"}}},
-		{[]string{"read", "/a/../b"}, nil, m{"action_type": "file_access", "target": "/b", "metadata": m{"mode": "read", "cwd": "/work"}}},
-		{[]string{"write", "f"}, nil, m{"action_type": "file_access", "target": "/work/f", "metadata": m{"mode": "write", "cwd": "/work"}}},
+		{[]string{"file", "../etc/passwd"}, nil, m{"action_type": "file_access", "target": "/etc/passwd", "metadata": m{"mode": "read", "cwd": "/project"}}},
+		{[]string{"read", "/a/../b"}, nil, m{"action_type": "file_access", "target": "/b", "metadata": m{"mode": "read", "cwd": "/project"}}},
+		{[]string{"write", "f"}, nil, m{"action_type": "file_access", "target": "/project/f", "metadata": m{"mode": "write", "cwd": "/project"}}},
 	} {
 		a.asked = nil
 		code, ran, stdout, stderr := run(t, sock, nil, tt.args...)

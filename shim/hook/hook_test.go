@@ -20,9 +20,9 @@ import (
 // payload is a call as an agent hands it over.
 func payload(agentName, tool, input string) string {
 	a := agents[agentName]
-	common := `"session_id":"3f0c","transcript_path":"/h/t.jsonl","cwd":"/work","permission_mode":"bypassPermissions","tool_use_id":"toolu_01",`
+	common := `"session_id":"3f0c","transcript_path":"/h/t.jsonl","cwd":"/project","permission_mode":"bypassPermissions","tool_use_id":"toolu_01",`
 	if agentName == "gemini" {
-		common = `"session_id":"3f0c","transcript_path":"/h/t.json","cwd":"/work","timestamp":"2026-11-29T12:00:00.000Z",`
+		common = `"session_id":"3f0c","transcript_path":"/h/t.json","cwd":"/project","timestamp":"2026-11-29T12:00:00.000Z",`
 	}
 	return fmt.Sprintf(`{%s"hook_event_name":%q,"tool_name":%q,"tool_input":%s}`, common, a.event, tool, input)
 }
@@ -51,21 +51,21 @@ func TestQuestions(t *testing.T) {
 		want               []string
 	}{
 		{"claude-code", "Bash", `{"command":"git push | tee log > out","description":"x","timeout":1000}`,
-			[]string{"shell_exec git push", "shell_exec tee log", "file_access write /work/out"}},
+			[]string{"shell_exec git push", "shell_exec tee log", "file_access write /project/out"}},
 		{"claude-code", "Bash", `{"command":"cd sub && make 2>&1"}`, []string{"shell_exec cd sub", "shell_exec make"}},
 		{"claude-code", "Bash", `{"command":"exec 3<>/dev/tcp/evil.test/80"}`, []string{"shell_exec exec", "network_call evil.test:80"}},
 		{"claude-code", "Bash", `{"command":"ls; ls"}`, []string{"shell_exec ls"}},
 		{"claude-code", "Bash", `{"command":"# nothing"}`, []string{"shell_exec :"}},
-		{"claude-code", "Read", `{"file_path":"/work/a/../b","limit":3}`, []string{"file_access read /work/b"}},
+		{"claude-code", "Read", `{"file_path":"/project/a/../b","limit":3}`, []string{"file_access read /project/b"}},
 		{"claude-code", "Read", `{"file_path":"~/x"}`, []string{"file_access read /h/x"}},
-		{"claude-code", "Write", `{"file_path":"x","content":"y"}`, []string{"file_access write /work/x"}},
+		{"claude-code", "Write", `{"file_path":"x","content":"y"}`, []string{"file_access write /project/x"}},
 		{"claude-code", "Edit", `{"file_path":"/e","old_string":"a","new_string":"b"}`, []string{"file_access write /e"}},
 		{"claude-code", "MultiEdit", `{"file_path":"/e","edits":[]}`, []string{"file_access write /e"}},
 		{"claude-code", "NotebookEdit", `{"notebook_path":"/n.ipynb","new_source":""}`, []string{"file_access write /n.ipynb"}},
-		{"claude-code", "Glob", `{"pattern":"**/*.go"}`, []string{"file_access read /work"}},
+		{"claude-code", "Glob", `{"pattern":"**/*.go"}`, []string{"file_access read /project"}},
 		{"claude-code", "Glob", `{"pattern":"/nonesuch/s*","path":"/other"}`, []string{"file_access read /nonesuch"}},
 		{"claude-code", "Glob", `{"pattern":"../up/*"}`, []string{"file_access read /up"}},
-		{"claude-code", "Grep", `{"pattern":"../x","path":"src","glob":"*.go"}`, []string{"file_access read /work/src"}},
+		{"claude-code", "Grep", `{"pattern":"../x","path":"src","glob":"*.go"}`, []string{"file_access read /project/src"}},
 		{"claude-code", "WebFetch", `{"url":"https://x.test/p","prompt":"?"}`, []string{"network_call https://x.test/p"}},
 		{"claude-code", "WebSearch", `{"query":"q"}`, []string{"tool_exec WebSearch"}},
 		{"claude-code", "Task", `{"description":"d","prompt":"p","subagent_type":"Explore"}`, []string{"tool_exec Task"}},
@@ -77,16 +77,16 @@ func TestQuestions(t *testing.T) {
 		{"claude-code", "SomethingNew", `{}`, []string{"tool_exec SomethingNew"}},
 		{"codex", "Bash", `{"command":"git push"}`, []string{"shell_exec git push"}},
 		{"codex", "apply_patch", `{"command":"*** Begin Patch\n*** Update File: a.go\n*** Move to: b.go\n@@\n-x\n+y\n*** Delete File: /c\n*** End Patch"}`,
-			[]string{"file_access write /work/a.go", "file_access write /work/b.go", "file_access write /c"}},
+			[]string{"file_access write /project/a.go", "file_access write /project/b.go", "file_access write /c"}},
 		{"codex", "mcp__fs__read", `{"path":"/x"}`, []string{"tool_exec mcp__fs__read"}},
 		{"gemini", "run_shell_command", `{"command":"git push","dir_path":"sub"}`, []string{"shell_exec git push"}},
-		{"gemini", "read_file", `{"file_path":"x"}`, []string{"file_access read /work/x"}},
+		{"gemini", "read_file", `{"file_path":"x"}`, []string{"file_access read /project/x"}},
 		{"gemini", "write_file", `{"file_path":"/x","content":""}`, []string{"file_access write /x"}},
 		{"gemini", "replace", `{"file_path":"/x","old_string":"","new_string":""}`, []string{"file_access write /x"}},
 		{"gemini", "list_directory", `{"dir_path":"/x"}`, []string{"file_access read /x"}},
 		{"gemini", "glob", `{"pattern":"*.go","dir_path":"/x"}`, []string{"file_access read /x"}},
-		{"gemini", "grep_search", `{"pattern":"p"}`, []string{"file_access read /work"}},
-		{"gemini", "read_many_files", `{"include":["a/*.go","/b"]}`, []string{"file_access read /work/a", "file_access read /b"}},
+		{"gemini", "grep_search", `{"pattern":"p"}`, []string{"file_access read /project"}},
+		{"gemini", "read_many_files", `{"include":["a/*.go","/b"]}`, []string{"file_access read /project/a", "file_access read /b"}},
 		{"gemini", "web_fetch", `{"prompt":"compare https://x.test/a and http://y.test"}`,
 			[]string{"tool_exec web_fetch", "network_call https://x.test/a", "network_call http://y.test"}},
 		{"gemini", "google_web_search", `{"query":"q"}`, []string{"tool_exec google_web_search"}},
@@ -113,8 +113,8 @@ func TestMetadata(t *testing.T) {
 		})
 	}
 	want := map[string]map[string]string{
-		"mcp__a__b": {"agent": "claude-code", "tool": "mcp__a__b", "cwd": "/work", "input.repo": "a/b", "input.n": "1", "input.yes": "true"},
-		"Bash": {"agent": "claude-code", "tool": "Bash", "cwd": "/work", "args": "log $X", "args_json": `["log","$X"]`,
+		"mcp__a__b": {"agent": "claude-code", "tool": "mcp__a__b", "cwd": "/project", "input.repo": "a/b", "input.n": "1", "input.yes": "true"},
+		"Bash": {"agent": "claude-code", "tool": "Bash", "cwd": "/project", "args": "log $X", "args_json": `["log","$X"]`,
 			"expands": "true", "env": "A"},
 	}
 	if a, b := fmt.Sprint(got), fmt.Sprint(want); a != b {
@@ -212,7 +212,7 @@ func TestNeverOpen(t *testing.T) {
 		{"no event", strings.NewReader(strings.Replace(good, "hook_event_name", "Hook_Event_Name", 1)), yes, "hook_event_name is missing"},
 		{"no tool", strings.NewReader(strings.Replace(good, `"Bash"`, `""`, 1)), yes, "tool_name is missing"},
 		{"tool of another type", strings.NewReader(strings.Replace(good, `"Bash"`, `["Bash"]`, 1)), yes, "tool_name is no string"},
-		{"relative cwd", strings.NewReader(strings.Replace(good, `"/work"`, `"work"`, 1)), yes, "no absolute path"},
+		{"relative cwd", strings.NewReader(strings.Replace(good, `"/project"`, `"work"`, 1)), yes, "no absolute path"},
 		{"no input", strings.NewReader(strings.Replace(good, `{"command":"ls"}`, `null`, 1)), yes, "tool_input is no JSON object"},
 		{"no command", strings.NewReader(payload("claude-code", "Bash", `{"Command":"ls"}`)), yes, "command is missing"},
 		{"command of another type", strings.NewReader(payload("claude-code", "Bash", `{"command":["ls"]}`)), yes, "command is no string"},
@@ -317,25 +317,25 @@ func TestDotsBehindLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{"work", "far/deep"} {
+	for _, d := range []string{"project", "far/deep"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("../far/deep", filepath.Join(dir, "work/link")); err != nil {
+	if err := os.Symlink("../far/deep", filepath.Join(dir, "project/link")); err != nil {
 		t.Fatal(err)
 	}
 	ask := func(tool, input string) (int, string) {
-		in := strings.Replace(payload("claude-code", tool, input), `"cwd":"/work"`, fmt.Sprintf(`"cwd":%q`, dir+"/work"), 1)
+		in := strings.Replace(payload("claude-code", tool, input), `"cwd":"/project"`, fmt.Sprintf(`"cwd":%q`, dir+"/project"), 1)
 		code, asked, _, _ := play(t, "claude-code", strings.NewReader(in), yes)
 		return code, strings.ReplaceAll(strings.Join(asked, ", "), dir, "")
 	}
-	const both = "file_access write /work/x, file_access write /far/x"
+	const both = "file_access write /project/x, file_access write /far/x"
 	for _, tt := range [][3]string{
 		{"Bash", `{"command":"> link/../x"}`, both},
 		{"Bash", `{"command":"cd link && > ../x"}`, "shell_exec cd link, " + both},
 		{"Write", `{"file_path":"link/../x","content":""}`, both},
-		{"Glob", `{"pattern":"*","path":"link/.."}`, "file_access read /work, file_access read /far"},
+		{"Glob", `{"pattern":"*","path":"link/.."}`, "file_access read /project, file_access read /far"},
 	} {
 		if code, asked := ask(tt[0], tt[1]); code != exitGoOn || asked != tt[2] {
 			t.Errorf("%s %s: %d, asked %s", tt[0], tt[1], code, asked)

@@ -45,7 +45,7 @@ func serve(t *testing.T) *Server {
 	})}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
-	return &Server{Client: ask.Client{Socket: path}, Timeout: 10 * time.Second, Version: "v1", Dir: "/work"}
+	return &Server{Client: ask.Client{Socket: path}, Timeout: 10 * time.Second, Version: "v1", Dir: "/project"}
 }
 
 // talk hands over lines and returns the answers.

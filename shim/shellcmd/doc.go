@@ -2,8 +2,8 @@
 // a policy can be asked about: the simple commands it may run, the files its
 // redirections open, the hosts it opens through /dev/tcp.
 //
-//	s, err := shellcmd.Split("cd sub && git push | tee log", "/work", "/home/u")
-//	// s.Commands: cd in /work; git, tee in /work/sub
+//	s, err := shellcmd.Split("cd sub && git push | tee log", "/project", "/home/u")
+//	// s.Commands: cd in /project; git, tee in /project/sub
 //
 // Every simple command counts, wherever it stands: in a pipeline, a branch that
 // may not be taken, a function, a substitution inside a string, a here-document,
