@@ -69,6 +69,26 @@ func (m *memory) nothing() Outcome {
 		Reason: "rule " + m.open.rule.ID + " can allow it only once " + waits.String() + " is known"}
 }
 
+// questionReason says why a question is denied that an allow waits for. Almost
+// every allow waits at DNS for the names that later layers read; most wait for
+// another name than the one that is asked for, and speak of nothing here.
+func (s *Snapshot) questionReason(f *Facts, o Outcome) string {
+	named := f.Clone()
+	for _, x := range []Field{NetworkHostname, HTTPHost, TLSSNI} {
+		named.set(x, f.name)
+	}
+	then := s.walk(named, nil, nil)
+	if then.Word == Deny {
+		return then.Reason
+	}
+	m := memory{open: waiter{rule: o.Rule, waits: o.Waits}}
+	if r := then.Rule; r != o.Rule {
+		_, waits, _ := r.allows(f)
+		m.open = waiter{rule: r, waits: waits}
+	}
+	return m.nothing().Reason
+}
+
 // failure says why a rule that answered failed did. The text may hold values
 // of the facts.
 func (r *Rule) failure(f *Facts) *Failure {

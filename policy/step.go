@@ -22,7 +22,11 @@ func (s *Snapshot) Step(f *Facts) Outcome {
 	if s == nil {
 		return Outcome{Reason: "no policy is loaded"}
 	}
-	return s.walk(f, nil, nil)
+	o := s.walk(f, nil, nil)
+	if o.Word == Open && f.layer == LayerDNS {
+		o.Reason = s.questionReason(f, o)
+	}
+	return o
 }
 
 // StepCall is what the run layer alone says of a network call: a block decides
