@@ -126,6 +126,7 @@ func TestSessionCommands(t *testing.T) {
 		want []string
 	}{
 		{[]string{"ps"}, []string{p.Name}}, {[]string{"bridge", "status"}, []string{"Bridge:    outcall0", "Status:    up", "nftables:  active"}},
+		{[]string{"bridge", "exec", "--", "/bin/ls", "/sys/class/net"}, []string{"outcall0\n"}},
 		{[]string{"rules", "list"}, []string{"cli-1", "cli-2"}}, {[]string{"dns", "status"}, []string{"10.200.0.1"}},
 		{[]string{"dns", "test", "api.allowed.test"}, []string{"cli-1"}}, {[]string{"exec", p.Name, "--", "echo", "beside"}, []string{"beside"}},
 		{[]string{"rules", "counters"}, []string{"cli-1"}}, {[]string{"rules", "reload"}, nil}, {[]string{"log", p.Name}, nil}, {[]string{"doctor"}, nil},
