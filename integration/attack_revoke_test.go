@@ -71,6 +71,12 @@ func (k *keeper) do(what string) map[string]harness.Line {
 	return out
 }
 
+// end closes all.
+func (k *keeper) end() {
+	k.in.Close()
+	k.Wait()
+}
+
 // mustLive demands that exactly the connections that shall live do, and that
 // nothing of a dead one gets out.
 func (k *keeper) mustLive(b *harness.Bed, round int, live func(spec string) bool) {
@@ -157,8 +163,7 @@ func TestRevocationClosesLiveFlows(t *testing.T) {
 	reload(allowRule("evil.test"))
 	k.mustLive(b, 5, func(string) bool { return false })
 	k.denied(b, "default policy", n)
-	k.in.Close()
-	k.Wait()
+	k.end()
 	ended := map[string]int{}
 	for _, e := range b.Events(t, k.Name) {
 		if e.Event == "end" {
@@ -206,6 +211,5 @@ func TestRevocationOfUnreadFlows(t *testing.T) {
 	if n2 := k.denied(b, "not-there", n); n != 2 || n2 != 2+4 {
 		t.Errorf("%d and %d denials, not 2 and 4", n, n2-n)
 	}
-	k.in.Close()
-	k.Wait()
+	k.end()
 }

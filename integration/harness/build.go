@@ -18,7 +18,7 @@ const (
 // BuildFlags are those of a release: two builds are the same bytes.
 var BuildFlags = []string{"-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid="}
 
-// OutcallShort is outcall with the waits of silent connections made short by
+// OutcallShort is outcall with the waits of silent connections and pins made short by
 // its build tag: what ten minutes would show, it shows in seconds.
 const OutcallShort = world.Dir + "/outcall-short"
 

@@ -27,7 +27,7 @@ type Line struct {
 
 // operations are what probe can do; each prints its lines by report.
 var operations = map[string]func(args []string){
-	"tcp": tcpOp, "udp": udpOp, "icmp": icmpOp, "raw": rawOp, "tls": tlsOp, "bytes": bytesOp, "scan": scanOp,
+	"tcp": tcpOp, "udp": udpOp, "icmp": icmpOp, "raw": rawOp, "tls": tlsOp, "bytes": bytesOp, "get": getOp, "scan": scanOp,
 	"flood": floodOp, "cable": cableOp, "idle": idleOp, "await": awaitOp, "hold": holdOp,
 	"keep": keepOp, "load": loadOp, "trips": tripsOp, "ends": endsOp, "h3": h3Op, "quic": quicOp, "segments": segmentsOp,
 	"dns": dnsOp, "dnsraw": dnsrawOp, "dnspipe": dnspipeOp, "sweep": sweepOp, "ws": wsOp, "answer": answerOp, "connect": connectOp, "serve": serveOp,

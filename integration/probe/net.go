@@ -283,6 +283,24 @@ func withHost(head string) string {
 	return head + "\r\nHost: " + host
 }
 
+// getOp asks for URLs as Go programs do: get URL...
+func getOp(args []string) {
+	for _, url := range args {
+		attempt("get", url, func() (string, error) {
+			r, err := http.Get(url)
+			if err != nil {
+				return "", err
+			}
+			defer r.Body.Close()
+			b, err := io.ReadAll(io.LimitReader(r.Body, 4096))
+			if err == nil && r.StatusCode != http.StatusOK {
+				err = errors.New(r.Status)
+			}
+			return string(b), err
+		})
+	}
+}
+
 // wsOp opens a WebSocket, is idle for a while and then echoes a word.
 func wsOp(args []string) {
 	idle, err := time.ParseDuration(args[1])

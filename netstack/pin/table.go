@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"outcall/netstack/internal/waits"
 	"outcall/policy"
 )
 
@@ -24,15 +25,15 @@ const (
 	Remembered = 4096
 	// MinLife is the shortest life of a pin. Programs keep addresses longer
 	// than the TTL says, so a short TTL must not cut them off.
-	MinLife = 300 * time.Second
+	MinLife = waits.PinLife
 	// Grace is added to every life, so that a client that still holds the
 	// answer for its whole TTL is never late.
-	Grace = 60 * time.Second
+	Grace = waits.PinGrace
 	// Linger is how long the kernel keeps the cells of an expired pin. It lets
 	// a flow that was judged at the last moment still take hold of the pin.
-	Linger = 5 * time.Second
+	Linger = waits.PinLinger
 	// SweepEvery is the interval at which Run looks for expired pins.
-	SweepEvery = 5 * time.Second
+	SweepEvery = waits.PinSweep
 )
 
 // Errors that callers tell apart.

@@ -1,9 +1,10 @@
-// Package waits holds how long an open connection may be silent, and how its
-// peers are asked whether they still live: both sides of a flow alike, so that
-// neither outlives the other for long.
+// Package waits holds how long an open connection may be silent, how its peers
+// are asked whether they still live (both sides of a flow alike, so that
+// neither outlives the other for long), and how long an address stays pinned.
 //
-// A tunnel may be silent for ever. To see that through the whole program in a
-// test, the build tag shortwaits shrinks these waits, and these only; a
+// A tunnel may be silent for ever, and a client may keep an address for longer
+// than its pin lives. To see that through the whole program in a test, the
+// build tag shortwaits shrinks these waits, and these only; a
 // released program is built without it, and has nothing of it.
 package waits
 
@@ -21,4 +22,11 @@ const (
 	KeepIdle     = 60 * time.Second / shrink
 	KeepInterval = 15 * time.Second / shrink
 	KeepCount    = 8
+	// PinLife is the shortest life of a pin, PinGrace what is added to every
+	// life, PinLinger how long the kernel keeps what has run out, PinSweep how
+	// often that is looked for.
+	PinLife   = 300 * time.Second / shrink
+	PinGrace  = 60 * time.Second / shrink
+	PinLinger = 5 * time.Second / shrink
+	PinSweep  = 5 * time.Second / shrink
 )
