@@ -146,7 +146,7 @@ func (d c9Dialer) Dial(ctx context.Context, _ string, _ netip.AddrPort) (*egress
 	if err != nil {
 		return nil, err
 	}
-	return &egress.Conn{TCPConn: c.(*net.TCPConn)}, nil
+	return egress.Wrap(c.(*net.TCPConn)), nil
 }
 
 type c9Pins struct{ s *c9 }

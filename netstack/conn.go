@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -23,6 +24,7 @@ import (
 // A stream is one TCP connection, to the agent or to the outside.
 type stream interface {
 	net.Conn
+	source
 	CloseWrite() error
 	// Abort closes with a reset.
 	Abort()
@@ -36,6 +38,82 @@ type agentConn struct {
 
 // Abort implements stream.
 func (c *agentConn) Abort() { c.ep.Abort() }
+
+// Wait implements source. A read of nothing waits, too: it fails where there is
+// something, and takes none of it.
+func (c *agentConn) Wait() (int, error) {
+	if n := c.Ready(); n > 0 {
+		return n, nil
+	}
+	_, err := c.Read(nil)
+	if n := c.Ready(); n > 0 && !timedOut(err) {
+		return n, nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress // cannot be: there was nothing, and no reason
+	}
+	return 0, err
+}
+
+// Ready implements source.
+func (c *agentConn) Ready() int {
+	n, err := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+	if err != nil {
+		return 0 // Read tells why
+	}
+	return n
+}
+
+// pull implements puller.
+func (c *agentConn) pull(src source, n int) (int, error) {
+	p := payload{src: src, left: min(n, fullBuffer)}
+	moved, err := c.ep.Write(&p, tcpip.WriteOptions{})
+	switch _, full := err.(*tcpip.ErrWouldBlock); {
+	case p.err != nil:
+		return 0, p.err
+	case full && p.read == 0:
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("write to the agent: %w", tcpErr(err))
+	case int(moved) != p.read:
+		// The endpoint took less than it had asked for: what is lost must not be missed.
+		return int(moved), fmt.Errorf("write to the agent: %d of %d octets were taken", moved, p.read)
+	}
+	return int(moved), nil
+}
+
+// A payload is what an endpoint reads from a source by itself: left octets that
+// are there.
+type payload struct {
+	src        source
+	left, read int
+	err        error
+}
+
+// Len implements tcpip.Payloader.
+func (p *payload) Len() int { return p.left }
+
+// Read implements tcpip.Payloader.
+func (p *payload) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	read := p.src.Read
+	if t, ok := p.src.(taker); ok {
+		read = t.Take
+	}
+	n, err := read(b[:min(len(b), p.left)])
+	p.left -= n
+	p.read += n
+	if n == 0 || err != nil && p.left > 0 {
+		// Len was a promise. An error that is no EOF ends the endpoint's read.
+		if p.err = err; err == nil || err == io.EOF {
+			p.err = io.ErrUnexpectedEOF
+		}
+		return n, p.err
+	}
+	return n, nil
+}
 
 // A request is a SYN that waits for its answer, which is given exactly once:
 // reset, silence, or a connection.

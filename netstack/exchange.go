@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +66,7 @@ func (h *httpConn) send(r *httphead.Request) *upload {
 		err := errors.New("internal error")
 		h.s.guard("request body", func() {
 			if err = u.wait(r); err == nil {
-				err = h.copyBody(o, br, r.Body, true, &h.f.out)
+				err = h.copyBody(o, read{br, h.in}, r.Body, true, &h.f.out)
 			}
 		})
 		if err != nil && err != errUnwanted {
@@ -140,50 +139,6 @@ func (u *upload) finish(d time.Duration) bool {
 	return whole
 }
 
-// copyBody copies one framed body. Chunked ones are framed anew where chunk is
-// set, and come out plain otherwise. A request loses its trailers: no rule saw
-// them, and some servers take them for fields of the head.
-func (h *httpConn) copyBody(dst io.Writer, br *bufio.Reader, b httphead.Body, chunk bool, count *atomic.Int64) error {
-	switch {
-	case b.Chunked:
-		w := dst
-		if chunk {
-			w = chunkWriter{dst}
-		}
-		body := httphead.NewChunked(br)
-		if err := h.f.pump(w, body, count, nil); err != nil || !chunk {
-			return err
-		}
-		if dst == h.origin {
-			body.Trailers = nil
-		}
-		_, err := dst.Write(httphead.AppendLastChunk(nil, body.Trailers))
-		return err
-	case b.Length < 0:
-		return h.f.pump(dst, br, count, nil)
-	}
-	l := &io.LimitedReader{R: br, N: b.Length}
-	if err := h.f.pump(dst, l, count, nil); err != nil {
-		return err
-	}
-	if l.N > 0 {
-		return io.ErrUnexpectedEOF
-	}
-	return nil
-}
-
-// chunkWriter writes each block as one chunk.
-type chunkWriter struct{ w io.Writer }
-
-func (c chunkWriter) Write(b []byte) (int, error) {
-	out := make([]byte, 0, len(b)+16)
-	out = append(append(httphead.AppendChunk(out, len(b)), b...), "\r\n"...)
-	if _, err := c.w.Write(out); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
 // errAnswer is an answer of the server that cannot be passed on.
 var errAnswer = errors.New("the server's answer cannot be read in one way")
 
@@ -237,7 +192,7 @@ func (h *httpConn) finalResponse(r *httphead.Request, resp *httphead.Response, c
 	if err := h.f.forward(h.c, resp.Append(nil, out, ends), &h.f.in, nil); err != nil {
 		return err
 	}
-	if err := h.copyBody(h.c, h.origin.br, resp.Body, out.Chunked, &h.f.in); err != nil {
+	if err := h.copyBody(h.c, read{h.origin.br, h.origin.stream}, resp.Body, out.Chunked, &h.f.in); err != nil {
 		return err
 	}
 	if ends {
@@ -279,11 +234,11 @@ func (h *httpConn) tunnel() error {
 	h.s.wg.Go(func() {
 		defer close(done)
 		err := errors.New("internal error")
-		h.s.guard("tunnel", func() { err = h.f.pump(h.c, o.br, &h.f.in, nil) })
+		h.s.guard("tunnel", func() { err = h.f.pump(h.c, read{o.br, o.stream}, &h.f.in, nil) })
 		finishWrite(h.c, o, err)
 	})
 	_ = h.c.SetReadDeadline(time.Time{})
-	err := h.f.pump(o, h.br, &h.f.out, nil)
+	err := h.f.pump(o, read{h.br, h.in}, &h.f.out, nil)
 	finishWrite(o, h.c, err)
 	<-done
 	return errDone

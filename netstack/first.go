@@ -61,7 +61,7 @@ func (d *duplex) startDown() {
 
 func (d *duplex) watchServer() filter {
 	w := d.watch.Load()
-	if w == nil {
+	if w == nil || w.ServerDone() {
 		return nil
 	}
 	return func(b []byte) ([]byte, error) { w.Server(b); return b, nil }
@@ -298,5 +298,10 @@ func (d *duplex) serveTLS(first []byte) {
 		<-d.down
 		return
 	}
-	d.upward(policy.LayerHello, first[n:], func() filter { return w.Client })
+	d.upward(policy.LayerHello, first[n:], func() filter {
+		if w.ClientDone() {
+			return nil
+		}
+		return w.Client
+	})
 }

@@ -183,7 +183,7 @@ func (d *fakeDialer) Dial(ctx context.Context, _ string, dst netip.AddrPort) (*e
 	if err != nil {
 		return nil, err
 	}
-	return &egress.Conn{TCPConn: c.(*net.TCPConn)}, nil
+	return egress.Wrap(c.(*net.TCPConn)), nil
 }
 
 func (d *fakeDialer) count() int { d.mu.Lock(); defer d.mu.Unlock(); return len(d.dialed) }

@@ -29,6 +29,7 @@ type httpConn struct {
 	s    *Stack
 	f    *flow
 	c    stream
+	in   source // of the client's octets: c, behind those that were read already
 	br   *bufio.Reader
 	proc *policy.Process
 
@@ -39,6 +40,12 @@ type httpConn struct {
 
 	origin *origin
 	asked  string // the host that a transparent origin was asked for last
+}
+
+// newHTTPConn serves c, of which first was read already.
+func newHTTPConn(s *Stack, f *flow, c stream, first []byte) *httpConn {
+	in := &prefixed{first: first, source: c}
+	return &httpConn{s: s, f: f, c: c, in: in, br: bufio.NewReaderSize(in, smallBuffer)}
 }
 
 // An origin is the connection to the server.
@@ -61,9 +68,8 @@ func (d *duplex) serveHTTP(ctx context.Context, first []byte) {
 		d.agent.Abort() // the server ended before the request
 		return
 	}
-	h := &httpConn{s: d.s, f: d.f, c: d.agent, proc: d.proc, transparent: true, dst: d.dst, name: d.name,
-		br:     bufio.NewReaderSize(io.MultiReader(bytes.NewReader(first), d.agent), smallBuffer),
-		origin: newOrigin(d.up, "")}
+	h := newHTTPConn(d.s, d.f, d.agent, first)
+	h.proc, h.transparent, h.dst, h.name, h.origin = d.proc, true, d.dst, d.name, newOrigin(d.up, "")
 	h.serve(ctx)
 }
 
@@ -108,7 +114,7 @@ func (h *httpConn) head() (*httphead.Request, error) {
 			return r, nil
 		}
 		if errors.Is(err, httphead.ErrShort) {
-			if h.br, err = more(h.br, h.c, len(b)); err == nil {
+			if h.br, err = more(h.br, h.in, len(b)); err == nil {
 				continue
 			}
 			if !timedOut(err) && err != io.EOF {

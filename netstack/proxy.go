@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +25,8 @@ func (s *Stack) serveProxy(ctx context.Context, f *flow, q *request) {
 	s.stats.proxyActive.Add(1)
 	defer s.stats.proxyActive.Add(-1)
 	f.proc = s.attribute(ctx, f.tuple)
-	h := &httpConn{s: s, f: f, c: c, proc: f.proc, br: bufio.NewReaderSize(c, smallBuffer)}
+	h := newHTTPConn(s, f, c, nil)
+	h.proc = f.proc
 	h.serve(ctx)
 }
 
@@ -216,7 +216,7 @@ func (h *httpConn) connect(ctx context.Context, r *httphead.Request) error {
 	if _, err := h.c.Write([]byte("HTTP/1.1 200 Connection Established\r\n\r\n")); err != nil {
 		return err
 	}
-	d := &duplex{s: h.s, f: h.f, agent: &buffered{stream: h.c, br: h.br}, up: up, proc: h.proc,
+	d := &duplex{s: h.s, f: h.f, agent: &buffered{stream: h.c, src: read{h.br, h.in}}, up: up, proc: h.proc,
 		dst: j.dst, name: h.f.info().Host, hold: j.rul.hold}
 	if t.auth.IsAddr() {
 		d.name = j.rul.Name
@@ -232,10 +232,14 @@ func (h *httpConn) connect(ctx context.Context, r *httphead.Request) error {
 // buffered is a stream whose first bytes have been read into a buffer.
 type buffered struct {
 	stream
-	br *bufio.Reader
+	src source
 }
 
-func (b *buffered) Read(p []byte) (int, error) { return b.br.Read(p) }
+func (b *buffered) Read(p []byte) (int, error) { return b.src.Read(p) }
+
+// Wait and Ready implement source.
+func (b *buffered) Wait() (int, error) { return b.src.Wait() }
+func (b *buffered) Ready() int         { return b.src.Ready() }
 
 // forwardTo serves a request with an absolute target.
 func (h *httpConn) forwardTo(ctx context.Context, r *httphead.Request) error {

@@ -7,10 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// Relay buffers. A direction waits with a small buffer of its own and takes a
-// larger one only while it is busy, so that idle flows hold little. The large
-// ones are what makes one stream fast (fewer, longer writes), and there are
-// only so many of them: a direction that finds none goes on with a middle one.
+// Relay buffers. A direction that waits holds none. What has arrived tells how
+// large a buffer is worth it, and that is given back before the next wait; so
+// idle flows hold nothing, and busy ones write much at a time. There are only so
+// many of the large ones: a direction that finds none goes on with a middle one.
 const (
 	smallBuffer  = 4 << 10
 	middleBuffer = 64 << 10
@@ -18,23 +18,26 @@ const (
 	largeBuffers = 64
 )
 
-// A lender has the larger buffers of one stack. It is safe for concurrent use.
+// A lender has the buffers of one stack. It is safe for concurrent use.
 type lender struct {
-	large  chan struct{} // holds a token for each large buffer that is out
-	pooled sync.Pool
-	middle sync.Pool
+	large                 chan struct{} // holds a token for each large buffer that is out
+	pooled, middle, small sync.Pool
 }
 
 func newLender(n int) *lender {
-	return &lender{
-		large:  make(chan struct{}, n),
-		pooled: sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }},
-		middle: sync.Pool{New: func() any { b := make([]byte, middleBuffer); return &b }},
-	}
+	sized := func(n int) sync.Pool { return sync.Pool{New: func() any { b := make([]byte, n); return &b }} }
+	return &lender{large: make(chan struct{}, n),
+		pooled: sized(largeBuffer), middle: sized(middleBuffer), small: sized(smallBuffer)}
 }
 
-// take lends the largest buffer that there is; it never waits.
-func (l *lender) take() *[]byte {
+// take lends a buffer for n octets, or the largest that there is; it never waits.
+func (l *lender) take(n int) *[]byte {
+	switch {
+	case n <= smallBuffer:
+		return l.small.Get().(*[]byte)
+	case n <= middleBuffer:
+		return l.middle.Get().(*[]byte)
+	}
 	select {
 	case l.large <- struct{}{}:
 		return l.pooled.Get().(*[]byte)
@@ -43,17 +46,52 @@ func (l *lender) take() *[]byte {
 	}
 }
 
-// giveBack takes a buffer of take; nil is none.
+// giveBack takes a buffer of take.
 func (l *lender) giveBack(b *[]byte) {
-	switch {
-	case b == nil:
-	case len(*b) == largeBuffer:
+	switch len(*b) {
+	case largeBuffer:
 		l.pooled.Put(b)
 		<-l.large
-	default:
+	case middleBuffer:
 		l.middle.Put(b)
+	default:
+		l.small.Put(b)
 	}
 }
+
+// A source is what a direction is read from.
+type source interface {
+	io.Reader
+	// Wait waits until Read gives at least one octet at once, and returns how
+	// many there are. Read then gives that many without waiting, in one call or
+	// several. An error is what Read would have returned.
+	Wait() (int, error)
+	// Ready is Wait without waiting: zero where nothing is there yet.
+	Ready() int
+}
+
+// A taker is a source of which what Wait has announced can be read whatever its
+// deadline is.
+type taker interface{ Take([]byte) (int, error) }
+
+// A puller is a destination that reads from a source by itself, into the memory
+// that it keeps its octets in: that saves a copy.
+type puller interface {
+	// pull moves at most n octets that src has ready. It does not wait: zero and
+	// no error mean that there is no room.
+	pull(src source, n int) (int, error)
+}
+
+func pullerOf(dst io.Writer) puller {
+	if b, ok := dst.(*buffered); ok {
+		dst = b.stream
+	}
+	p, _ := dst.(puller)
+	return p
+}
+
+// pullFrom is from how many octets on a pull pays; below, the copy is cheaper.
+const pullFrom = smallBuffer
 
 // A filter looks at the bytes of one direction before they go on, and returns
 // those that may. Its error ends the flow.
@@ -63,35 +101,53 @@ type filter func([]byte) ([]byte, error)
 type errFiltered struct{ error }
 
 // pump moves bytes from src to dst until src ends (nil), or one of them fails.
-// count and f's clock see every byte; look may be nil.
-func (f *flow) pump(dst io.Writer, src io.Reader, count *atomic.Int64, look func() filter) error {
-	small := make([]byte, smallBuffer)
-	buf := small
-	var lent *[]byte
-	defer func() { f.giveBack(lent) }()
+// count and f's clock see every byte; look may be nil, and so may its filter,
+// where nothing needs to be looked at (any more).
+func (f *flow) pump(dst io.Writer, src source, count *atomic.Int64, look func() filter) error {
+	direct := pullerOf(dst)
 	for {
-		n, rerr := src.Read(buf)
-		if n > 0 {
-			f.touch()
-			if err := f.forward(dst, buf[:n], count, look); err != nil {
-				return err
-			}
-		}
-		if rerr == io.EOF {
+		n, err := src.Wait()
+		if err == io.EOF {
 			return nil
 		}
-		if rerr != nil {
-			return rerr
+		if err != nil {
+			return err
 		}
-		switch {
-		case lent == nil && n == len(buf):
-			lent = f.take()
-			buf = *lent
-		case lent != nil && n < smallBuffer:
-			f.giveBack(lent)
-			lent, buf = nil, small
+		// What is announced came before the filter is asked for, so none of it is
+		// a later one's.
+		if direct != nil && n >= pullFrom && (look == nil || look() == nil) {
+			moved, err := direct.pull(src, n)
+			count.Add(int64(moved))
+			if err != nil {
+				return err
+			}
+			f.touch()
+			if moved > 0 {
+				continue
+			}
+			n = smallBuffer // the client reads slowly: little is held while that lasts
+		}
+		if end, err := f.move(dst, src, n, count, look); end || err != nil {
+			return err
 		}
 	}
+}
+
+// move moves about n octets, which src has ready, by a buffer. end is src's.
+func (f *flow) move(dst io.Writer, src source, n int, count *atomic.Int64, look func() filter) (end bool, err error) {
+	b := f.take(n)
+	defer f.giveBack(b)
+	n, rerr := src.Read(*b)
+	if n > 0 {
+		f.touch()
+		if err := f.forward(dst, (*b)[:n], count, look); err != nil {
+			return false, err
+		}
+	}
+	if rerr == io.EOF {
+		return true, nil
+	}
+	return false, rerr
 }
 
 func (f *flow) forward(dst io.Writer, b []byte, count *atomic.Int64, look func() filter) error {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"net/url"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/sys/unix"
 )
 
 // A Config is what a Dialer is made of.
@@ -61,6 +64,8 @@ type Conn struct {
 	// Via is Direct, Proxied or ByProxy.
 	Via string
 
+	raw   syscall.RawConn
+	peek  [1]byte
 	early []byte // what the proxy sent behind its answer
 }
 
@@ -72,6 +77,65 @@ func (c *Conn) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return c.TCPConn.Read(b)
+}
+
+// Wrap returns the connection over a connected socket.
+func Wrap(c *net.TCPConn) *Conn {
+	raw, _ := c.SyscallConn() // only a nil connection has none
+	return &Conn{TCPConn: c, raw: raw}
+}
+
+// Wait waits until Read gives something at once, and returns how many octets.
+// An error is what Read would have returned, and is reported once.
+func (c *Conn) Wait() (n int, err error) {
+	if len(c.early) > 0 {
+		return len(c.early), nil
+	}
+	rerr := c.raw.Read(func(fd uintptr) bool {
+		if n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ); err != nil || n > 0 {
+			return true
+		}
+		// Nothing, an end or an error, which this takes from the socket.
+		n, _, err = unix.Recvfrom(int(fd), c.peek[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return err != unix.EAGAIN
+	})
+	switch {
+	case rerr != nil: // closed, or the deadline is over
+		return 0, rerr
+	case err != nil:
+		return 0, fmt.Errorf("read from %s: %w", c.RemoteAddr(), err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Ready returns how many octets Read gives at once.
+func (c *Conn) Ready() (n int) {
+	if len(c.early) > 0 {
+		return len(c.early)
+	}
+	err := c.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }) // 0 where it fails
+	if err != nil {
+		return 0 // closed
+	}
+	return n
+}
+
+// Take reads octets that Wait has announced. A deadline does not stop it, so
+// that they are not lost half-way.
+func (c *Conn) Take(b []byte) (n int, err error) {
+	if len(c.early) > 0 {
+		return c.Read(b)
+	}
+	cerr := c.raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), b) })
+	if cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read from %s: %w", c.RemoteAddr(), err)
+	}
+	return n, nil
 }
 
 // Abort closes the connection with a reset.
@@ -173,5 +237,5 @@ func (d *Dialer) connect(ctx context.Context, asked, dst netip.AddrPort) (*Conn,
 	if err != nil {
 		return nil, classify(asked, err)
 	}
-	return &Conn{TCPConn: c.(*net.TCPConn)}, nil
+	return Wrap(c.(*net.TCPConn)), nil
 }

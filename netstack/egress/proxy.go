@@ -63,7 +63,7 @@ func (d *Dialer) ask(ctx context.Context, host string, dst netip.AddrPort) (*Con
 	if err != nil {
 		return fail(err)
 	}
-	c := &Conn{TCPConn: nc.(*net.TCPConn)}
+	c := Wrap(nc.(*net.TCPConn))
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	if d.cfg.Proxy.Scheme == "http" {
 		err = d.askHTTP(c, host, dst.Port())

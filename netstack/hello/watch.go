@@ -55,6 +55,20 @@ func (w *Watch) Client(b []byte) ([]byte, error) {
 	return w.scan(b)
 }
 
+// ClientDone reports that Client has nothing to look at any more, for good.
+func (w *Watch) ClientDone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over && len(w.held) == 0
+}
+
+// ServerDone is ClientDone for Server.
+func (w *Watch) ServerDone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.serverDone
+}
+
 // scan walks over records: others pass, handshake records are held until the
 // message in them is complete and is the same hello, or another message.
 func (w *Watch) scan(b []byte) ([]byte, error) {

@@ -49,6 +49,17 @@ func (c *Chunked) Read(b []byte) (int, error) {
 	return n, c.err
 }
 
+// Next reads the size line of the next chunk, for a caller who then reads that
+// many octets from the body's reader and calls Next again. At the body's end it
+// returns io.EOF.
+func (c *Chunked) Next() (size int64, err error) {
+	if c.err == nil {
+		c.err = c.next()
+	}
+	size, c.left = c.left, 0
+	return size, c.err
+}
+
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -120,7 +120,7 @@ func dial(ctx context.Context, free chan *os.File, to netip.AddrPort) (*Conn, er
 		free <- f
 		return nil, fmt.Errorf("connect to %s inside: %w", to, err)
 	}
-	return &Conn{Conn: &egress.Conn{TCPConn: c}, socket: f, free: free}, nil
+	return &Conn{Conn: egress.Wrap(c), socket: f, free: free}, nil
 }
 
 // connect begins a connect and waits for its end on a duplicate, which the

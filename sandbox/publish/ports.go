@@ -131,7 +131,7 @@ func (p *Ports) accept(ctx context.Context, l *net.TCPListener, spec Spec, slots
 		all.Go(func() {
 			defer func() { <-slots }()
 			s.Inbound(netstack.Inbound{
-				Conn: &egress.Conn{TCPConn: c}, Port: spec.Port, Closed: p.closed,
+				Conn: egress.Wrap(c), Port: spec.Port, Closed: p.closed,
 				Dial: func(ctx context.Context) (netstack.Inner, error) {
 					c, err := inside.Dial(ctx, spec.Port)
 					if err != nil {

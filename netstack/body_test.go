@@ -1,0 +1,103 @@
+package netstack
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"outcall/netstack/httphead"
+)
+
+// chunkedBody is a body in chunks of random sizes, and its plain octets.
+func chunkedBody(r *rand.Rand) (wire, plain []byte) {
+	for range r.IntN(20) {
+		b := bytes.Repeat([]byte{byte('a' + r.IntN(26))}, 1+r.IntN([]int{3, 100, 5000, 70000}[r.IntN(4)]))
+		ext := []string{"", ";x=y"}[r.IntN(2)]
+		wire = append(fmt.Appendf(wire, "%X%s\r\n", len(b), ext), b...)
+		wire, plain = append(wire, "\r\n"...), append(plain, b...)
+	}
+	wire = append(wire, "0\r\n"...)
+	if r.IntN(2) == 0 {
+		wire = append(wire, "X-Sum: 42\r\n"...)
+	}
+	return append(wire, "\r\n"...), plain
+}
+
+// arriving cuts b into pieces.
+func arriving(t *testing.T, r *rand.Rand, b []byte) *pieces {
+	p := &pieces{t: t, l: newLender(1)}
+	for len(b) > 0 {
+		n := min(len(b), 1+r.IntN([]int{1, 10, 5000, 200000}[r.IntN(4)]))
+		p.next, b = append(p.next, b[:n]), b[n:]
+	}
+	return p
+}
+
+// However a chunked body arrives, what goes on is one chunked body of the same
+// octets (or these, plain), nothing behind it is read, what Wait announces is
+// read without waiting, and a read does not wait with something in its hand.
+func TestChunksAreFramedAnew(t *testing.T) {
+	for seed := range uint64(400) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		wire, plain := chunkedBody(r)
+		from := arriving(t, r, append(wire, "GET /next"...))
+		src := read{bufio.NewReaderSize(from, smallBuffer), from}
+		framed := r.IntN(3) > 0
+		c := newChunks(src, framed, true)
+		var out []byte
+		for {
+			n, err := c.Wait()
+			if err == io.EOF {
+				break
+			}
+			if err != nil || n == 0 {
+				t.Fatalf("seed %d: Wait: %d, %v", seed, n, err)
+			}
+			from.still = true
+			exact := r.IntN(2) == 0 // as a puller does, or by a buffer
+			for buf := make([]byte, 1<<20); n > 0; {
+				b := buf
+				if exact {
+					b = buf[:1+r.IntN(n)]
+				}
+				k, err := c.Read(b)
+				if err != nil || k == 0 {
+					t.Fatalf("seed %d: Read with %d announced: %d, %v", seed, n, k, err)
+				}
+				out, n = append(out, b[:k]...), n-k
+			}
+			from.still = false
+		}
+		got := out
+		if framed {
+			var err error
+			if got, err = io.ReadAll(httphead.NewChunked(bufio.NewReader(bytes.NewReader(out)))); err != nil {
+				t.Fatalf("seed %d: what goes on: %v", seed, err)
+			}
+		}
+		if !bytes.Equal(got, plain) {
+			t.Fatalf("seed %d: %d octets of %d, or others", seed, len(got), len(plain))
+		}
+		if rest, err := io.ReadAll(src); string(rest) != "GET /next" {
+			t.Fatalf("seed %d: behind the body: %q, %v", seed, rest, err)
+		}
+	}
+}
+
+// A body that is cut off or malformed does not end like a whole one.
+func TestChunksCutOff(t *testing.T) {
+	for _, wire := range []string{"", "5", "5\r\n", "5\r\nab", "5\r\nabcde", "5\r\nabcde\r\n", "5\r\nabcdeX\r\n0\r\n\r\n",
+		"5\r\nabcde\r\n0\r\n", "5\nabcde\r\n0\r\n\r\n", "x\r\n", "5\r\nabcde\r\nx\r\n"} {
+		from := &pieces{t: t, l: newLender(1), next: [][]byte{[]byte(wire)}}
+		f := &flow{lender: from.l}
+		var out bytes.Buffer
+		err := f.pump(&out, newChunks(read{bufio.NewReaderSize(from, smallBuffer), from}, true, true), &f.in, nil)
+		if err == nil || strings.HasSuffix(out.String(), "0\r\n\r\n") {
+			t.Errorf("%q went on as %q: %v", wire, out.String(), err)
+		}
+	}
+}
