@@ -207,19 +207,18 @@ func (s *supervisor) tapLink() (link.Link, error) {
 }
 
 func (s *supervisor) packetLink(ctx context.Context) (link.Link, error) {
-	f, err := s.gate.Socket(ctx, gate.Gateway, unix.AF_PACKET, unix.SOCK_RAW, 0)
-	if err != nil {
-		return nil, err
+	var files [2]*os.File
+	for i := range files {
+		f, err := s.gate.Socket(ctx, gate.Gateway, unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return nil, err
+		}
+		files[i] = f
+		s.closers = append(s.closers, f.Close)
 	}
-	l, err := link.Packet(f, link.Options{
+	return link.Packet(files[0], files[1], link.Options{
 		Peer: net.HardwareAddr(s.info.Uplink0MAC[:]), MTU: link.PacketMTU, Ifindex: s.info.Uplink1Index,
 	})
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	s.closers = append(s.closers, f.Close)
-	return l, nil
 }
 
 // An upstreamProxy is how the supervisor itself reaches out.

@@ -66,11 +66,13 @@ func awaitOp(args []string) {
 	})
 }
 
-func dialVia(via, to string) (net.Conn, error) {
+func dialVia(via, to string) (net.Conn, error) { return dialWith(net.Dialer{Timeout: wait}, via, to) }
+
+func dialWith(d net.Dialer, via, to string) (net.Conn, error) {
 	if via == "-" {
-		return net.DialTimeout("tcp", to, wait)
+		return d.Dial("tcp", to)
 	}
-	c, err := net.DialTimeout("tcp", via, wait)
+	c, err := d.Dial("tcp", via)
 	if err != nil {
 		return nil, err
 	}

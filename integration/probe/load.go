@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // loadOp keeps many connections that each cost the other side something, says
@@ -42,7 +45,10 @@ func loadOp(args []string) {
 	}
 	all.Wait()
 	fmt.Println("loaded", stand.Load(), "failed", failed.Load())
-	select {}
+	// With nothing but connections, Go ends a program that waits without a clock.
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // burdens keeps connections from being collected, and so closed.
@@ -62,13 +68,7 @@ func burden(kind, to string) error {
 			return c.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
 		}
 	}
-	var c net.Conn
-	var err error
-	if via == "-" {
-		c, err = d.Dial("tcp", to)
-	} else {
-		c, err = dialVia(via, to)
-	}
+	c, err := dialWith(d, via, to)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,56 @@ func burden(kind, to string) error {
 	return err
 }
 
+// pressOp asks a server RATE questions a second, each for a name of its own, for
+// some time, says how many it has begun with, and tells what it sent and what was
+// answered: press SERVER:PORT RATE SECONDS SUFFIX
+func pressOp(args []string) {
+	attempt("press", args[3], func() (string, error) {
+		var rate, seconds int
+		if _, err := fmt.Sscan(args[1]+" "+args[2], &rate, &seconds); err != nil {
+			return "", err
+		}
+		c, err := net.Dial("udp", args[0])
+		if err != nil {
+			return "", err
+		}
+		msg, err := new(dns.Msg).SetQuestion("n00000000."+args[3]+".", dns.TypeA).Pack()
+		if err != nil {
+			return "", err
+		}
+		const label = 12 + 2 // behind the header, the label's length and its first letter
+		var answered atomic.Int64
+		go func() {
+			for b := make([]byte, 4096); ; answered.Add(1) {
+				if _, err := c.Read(b); err != nil {
+					return
+				}
+			}
+		}()
+		start, sent, refused := time.Now(), 0, 0
+		for total := rate * seconds; sent < total; {
+			for due := min(total, int(float64(rate)*time.Since(start).Seconds())); sent < due; sent++ {
+				binary.BigEndian.PutUint16(msg, uint16(sent))
+				copy(msg[label:], fmt.Sprintf("%08d", sent))
+				if _, err := c.Write(msg); err != nil {
+					refused++ // the kernel's own queue is full
+				}
+			}
+			if sent >= rate && sent < rate+rate/500 {
+				fmt.Println("pressing", sent)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		took := time.Since(start)
+		time.Sleep(wait / 3) // for the last answers
+		c.Close()
+		return fmt.Sprint(sent, " ", refused, " ", answered.Load(), " ", took.Milliseconds()), nil
+	})
+}
+
 // tripsOp measures round trips over one connection, and how long each of some
-// new connections takes to have a word echoed, in ms: trips COUNT ADDR:PORT
+// new connections takes to have a word echoed: the two medians and the two
+// longest, in ms: trips COUNT ADDR:PORT
 func tripsOp(args []string) {
 	var count int
 	fmt.Sscan(args[0], &count)
@@ -123,7 +171,8 @@ func tripsOp(args []string) {
 			}
 			fresh = append(fresh, time.Since(start))
 		}
-		return fmt.Sprint(median(old), " ", median(fresh)), nil
+		o, n := median(old), median(fresh) // sorted from here on
+		return fmt.Sprint(o, " ", n, " ", old[len(old)-1].Milliseconds(), " ", fresh[len(fresh)-1].Milliseconds()), nil
 	})
 }
 

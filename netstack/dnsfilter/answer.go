@@ -119,7 +119,8 @@ func (f *Filter) source(ctx context.Context, a *ask) (_ *data, cached bool, err 
 			return nil, false, err
 		}
 	}
-	d, err := f.up.lookup(ctx, k, func(d *data) { f.cache.put(k, d) })
+	var d *data
+	f.away(a, func() { d, err = f.up.lookup(ctx, k, func(d *data) { f.cache.put(k, d) }) })
 	if err != nil || d.rcode != dns.RcodeSuccess {
 		f.budgets.failed(a.name)
 	}
@@ -173,7 +174,7 @@ func (f *Filter) addresses(ctx context.Context, r *ruleset, a *ask, facts *polic
 	var stripped []string
 	b := pin.Binding{Generation: r.generation, Name: a.name, TTL: ttl, Facts: facts, Proxy: a.proxy, Refused: f.grantRefused}
 	if a.qtype == typeAAAA && len(addrs) > 0 && d.server != "" {
-		f.LearnNAT64(ctx)
+		f.away(a, func() { f.LearnNAT64(ctx) })
 	}
 	var open []netip.Addr
 	for _, addr := range addrs {
@@ -189,7 +190,9 @@ func (f *Filter) addresses(ctx context.Context, r *ruleset, a *ask, facts *polic
 		return f.restricted(a, stripped)
 	}
 	if len(b.Addrs) > 0 && !a.dry {
-		if err := f.cfg.Pins.Add(ctx, b); err != nil {
+		var err error
+		f.away(a, func() { err = f.cfg.Pins.Add(ctx, b) })
+		if err != nil {
 			return f.failed(a, err)
 		}
 	}

@@ -22,6 +22,10 @@ const (
 	// them; a larger one is answered and not cached.
 	CacheBytes      = 16 << 20
 	CacheEntryBytes = 8 << 10
+	// maxTurns is how many questions are looked at at once. Were a flood of them
+	// all ready to run, every packet of other flows would stand behind them, and
+	// every flow's search for its process.
+	maxTurns = 4
 	// MaxQuestions is the number of UDP questions in work at once. Beyond it a
 	// question is dropped, as a full socket buffer would, and counted.
 	MaxQuestions = 1024
@@ -110,6 +114,7 @@ type Filter struct {
 
 	questions chan struct{} // one token a UDP question in work
 	conns     chan struct{} // one a TCP connection
+	turns     chan struct{} // one a question that is looked at and waits for nobody
 	cache     *cache
 	up        *upstream
 	recent    *recent
@@ -147,6 +152,7 @@ func New(c Config) *Filter {
 		cfg: c, clock: c.Clock,
 		questions: make(chan struct{}, MaxQuestions),
 		conns:     make(chan struct{}, MaxTCP),
+		turns:     make(chan struct{}, maxTurns),
 		cache:     newCache(c.Clock),
 		recent:    newRecent(c.Clock),
 		synth:     newSynthetic(c.Synthetic),

@@ -46,6 +46,7 @@ type ask struct {
 	counts  bool       // with dry: it counts in the budgets all the same
 	quiet   bool       // the caller writes the audit line
 	keep    netip.Addr // an address that stays the name's, whatever the answer says
+	turn    bool       // it has one of the turns of serve
 
 	id       string
 	src, dst netip.AddrPort

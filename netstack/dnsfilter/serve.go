@@ -71,14 +71,29 @@ func (f *Filter) serve(ctx context.Context, proto policy.Proto, src, dst netip.A
 	f.stats.queries.Add(1)
 	f.stats.inFlight.Add(1)
 	defer f.stats.inFlight.Add(-1)
+	select {
+	case f.turns <- struct{}{}:
+		defer func() { <-f.turns }()
+	case <-ctx.Done():
+		return nil
+	}
 	q, err := parseQuery(msg)
 	if err != nil {
 		return f.malformed(ctx, proto, src, dst, &q, err)
 	}
-	a := &ask{name: q.name, qtype: q.qtype, shown: q.wire, src: src, dst: dst, proto: proto}
+	a := &ask{name: q.name, qtype: q.qtype, shown: q.wire, src: src, dst: dst, proto: proto, turn: true}
 	a.id, a.told = f.recent.join(recentKey{src, proto, q.id, q.name, q.qtype})
 	a.process = f.attribute(ctx, proto, src, dst)
 	return reply(&q, proto, f.answer(ctx, a))
+}
+
+// away gives the turn of an ask back while it waits for somebody else.
+func (f *Filter) away(a *ask, wait func()) {
+	if a.turn {
+		<-f.turns
+		defer func() { f.turns <- struct{}{} }()
+	}
+	wait()
 }
 
 // malformed refuses a message that is not one plain question. It is an

@@ -3,8 +3,9 @@
 // implementations exist, a packet socket with vnet headers (the default) and
 // a tap device, behind one interface and one set of tests.
 //
-//	packet   AF_PACKET, SOCK_RAW on uplink1: 64 KiB segments with their
-//	         checksums still to do, in a virtio_net_hdr before each frame
+//	packet   AF_PACKET, SOCK_RAW on uplink1, one for UDP and one for all else:
+//	         64 KiB segments with their checksums still to do, in a
+//	         virtio_net_hdr before each frame
 //	tap      /dev/net/tun, IFF_TAP|IFF_NO_PI: one frame a read, 64 KiB MTU
 //
 // Either way there is exactly one neighbour, the kernel's own end, and its
@@ -56,7 +57,7 @@ type Options struct {
 	Peer net.HardwareAddr
 	// MTU in octets without the Ethernet header; 0 is the link's own default.
 	MTU uint32
-	// Ifindex binds the packet socket; 0 means that it is already bound.
+	// Ifindex is the interface that the packet sockets are bound to.
 	Ifindex int
 }
 

@@ -86,6 +86,11 @@ func TestInside(t *testing.T) {
 		l, dev = tapPair(t)
 	}
 	configure(t, dev)
+	if kind == "packet" {
+		up1, err := netlink.LinkByName("up1")
+		must(t, "up1", err)
+		floodedUDP(t, up1)
+	}
 	s := startStack(t, l)
 	for _, host := range []string{"10.9.0.2", "fd09::2"} {
 		transfer(t, s, host)
@@ -100,6 +105,63 @@ func must(t *testing.T, what string, err error) {
 	}
 }
 
+func packetSocket(t *testing.T) *os.File {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	must(t, "packet socket", err)
+	f := os.NewFile(uintptr(fd), "packet")
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// floodedUDP fills the socket for UDP, which nobody reads, and then sends one
+// packet of each other kind: none of those is lost.
+func floodedUDP(t *testing.T, up1 netlink.Link) {
+	files := [2]*os.File{packetSocket(t), packetSocket(t)}
+	var fds [2]int
+	for i, f := range files {
+		fd, err := fdOf(f)
+		must(t, "descriptor", err)
+		must(t, "prepare", preparePacket(fd, up1.Attrs().Index, i == 1))
+		fds[i] = fd
+	}
+	for _, host := range []string{"10.9.0.2", "fd09::2"} {
+		c, err := net.Dial("udp", net.JoinHostPort(host, "53"))
+		must(t, "UDP", err)
+		for range 3000 {
+			_, _ = c.Write([]byte("a question")) // the kernel may say that its queue is full
+		}
+		c.Close()
+		d := net.Dialer{Timeout: 10 * time.Millisecond} // its SYN is all that matters
+		if c, err := d.Dial("tcp", net.JoinHostPort(host, "80")); err == nil {
+			c.Close()
+			t.Fatal("somebody answers")
+		}
+	}
+	for i, want := range []map[byte]bool{{unix.IPPROTO_TCP: true}, {unix.IPPROTO_UDP: true}} {
+		got := map[string]int{}
+		for b := make([]byte, 2048); ; {
+			n, err := unix.Read(fds[i], b)
+			if err != nil {
+				break
+			}
+			frame := b[10:n] // behind the virtio_net_hdr
+			switch {
+			case frame[12] == 0x08 && frame[13] == 0 && want[frame[14+9]]:
+				got["IPv4"]++
+			case frame[12] == 0x86 && want[frame[14+6]]:
+				got["IPv6"]++
+			case frame[12] == 0x86 && frame[14+6] == unix.IPPROTO_ICMPV6 && i == 0, frame[12] == 0x86 && frame[14+6] == 0 && i == 0:
+			default:
+				t.Errorf("socket %d got % x", i, frame[:40])
+			}
+		}
+		if got["IPv4"] == 0 || i == 0 && got["IPv6"] == 0 {
+			t.Errorf("socket %d got %v", i, got)
+		}
+	}
+}
+
 func packetPair(t *testing.T) (Link, netlink.Link) {
 	must(t, "veth", netlink.LinkAdd(&netlink.Veth{PeerName: "up1",
 		LinkAttrs: netlink.LinkAttrs{Name: "up0", HardwareAddr: peerMAC}}))
@@ -107,11 +169,7 @@ func packetPair(t *testing.T) (Link, netlink.Link) {
 	must(t, "up1", err)
 	must(t, "disable IPv6", os.WriteFile("/proc/sys/net/ipv6/conf/up1/disable_ipv6", []byte("1"), 0))
 	must(t, "up1 up", netlink.LinkSetUp(up1))
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	must(t, "packet socket", err)
-	f := os.NewFile(uintptr(fd), "packet")
-	t.Cleanup(func() { f.Close() })
-	l, err := Packet(f, Options{Peer: peerMAC, Ifindex: up1.Attrs().Index})
+	l, err := Packet(packetSocket(t), packetSocket(t), Options{Peer: peerMAC, Ifindex: up1.Attrs().Index})
 	must(t, "link", err)
 	up0, err := netlink.LinkByName("up0")
 	must(t, "up0", err)
@@ -247,20 +305,20 @@ func checkNeighbours(t *testing.T, dev netlink.Link) {
 
 func TestOptions(t *testing.T) {
 	for _, o := range []Options{{}, {Peer: net.HardwareAddr{1, 0, 0, 0, 0, 0}}, {Peer: net.HardwareAddr{2, 0}}} {
-		if _, err := Packet(nil, o); err == nil {
+		if _, err := Packet(nil, nil, o); err == nil {
 			t.Errorf("%v was taken", o)
 		}
 		if _, err := Tap(nil, o); err == nil {
 			t.Errorf("%v was taken", o)
 		}
 	}
-	if _, err := Packet(nil, Options{Peer: peerMAC}); err == nil {
+	if _, err := Packet(nil, nil, Options{Peer: peerMAC}); err == nil {
 		t.Error("no descriptor")
 	}
 	f, err := os.Open("/dev/null")
 	must(t, "null", err)
 	defer f.Close()
-	if _, err := Packet(f, Options{Peer: peerMAC}); err == nil {
+	if _, err := Packet(f, f, Options{Peer: peerMAC}); err == nil {
 		t.Error("/dev/null as a packet socket: " + fmt.Sprint(err))
 	}
 }

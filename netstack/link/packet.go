@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
@@ -23,31 +24,36 @@ const (
 
 type packetLink struct {
 	ep     Endpoint
-	file   *os.File
 	failed chan error
 	once   sync.Once
 }
 
-// Packet returns the packet-socket link over f, an AF_PACKET SOCK_RAW socket
-// made in the gateway network namespace. With o.Ifindex it is bound here. The
-// link keeps f open until Run has returned; closing it is the caller's.
-func Packet(f *os.File, o Options) (Link, error) {
+// Packet returns the packet-socket link over two AF_PACKET SOCK_RAW sockets
+// made in the gateway network namespace, which are bound here. One takes UDP and
+// the other all else: the kernel gives a socket room for a few hundred packets,
+// so that a flood of questions would lose the segments of every TCP flow. The
+// link keeps both open until Run has returned; closing them is the caller's.
+func Packet(f, udp *os.File, o Options) (Link, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	fd, err := fdOf(f)
-	if err != nil {
-		return nil, err
-	}
-	if err := preparePacket(fd, o.Ifindex); err != nil {
-		return nil, err
+	var fds []int
+	for i, file := range []*os.File{f, udp} {
+		fd, err := fdOf(file)
+		if err != nil {
+			return nil, err
+		}
+		if err := preparePacket(fd, o.Ifindex, i == 1); err != nil {
+			return nil, err
+		}
+		fds = append(fds, fd)
 	}
 	if o.MTU == 0 {
 		o.MTU = PacketMTU
 	}
-	l := &packetLink{file: f, failed: make(chan error, 1)}
+	l := &packetLink{failed: make(chan error, 1)}
 	child, err := fdbased.New(&fdbased.Options{
-		FDs:                []int{fd},
+		FDs:                fds,
 		MTU:                o.MTU,
 		EthernetHeader:     true,
 		Address:            linkAddr(MAC[:]),
@@ -57,9 +63,9 @@ func Packet(f *os.File, o Options) (Link, error) {
 		// With vnet headers the kernel hands over checksums still to do: to
 		// verify them would drop every segment made on this machine.
 		RXChecksumOffload: true,
-		// One reader, one socket: no fanout group is needed.
+		// The sockets' filters say who gets what: no fanout group is needed.
 		PreConfigured:  true,
-		IsPacketSocket: []bool{true},
+		IsPacketSocket: []bool{true, true},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("link: packet endpoint: %w", err)
@@ -68,9 +74,9 @@ func Packet(f *os.File, o Options) (Link, error) {
 	return l, nil
 }
 
-// preparePacket turns on vnet headers, hides our own frames, and binds last:
-// nothing is received in between in another form.
-func preparePacket(fd, ifindex int) error {
+// preparePacket turns on vnet headers, hides our own frames, chooses the packets
+// of the socket, and binds last: nothing is received in between in another form.
+func preparePacket(fd, ifindex int, udp bool) error {
 	for _, o := range []struct {
 		name string
 		opt  int
@@ -84,14 +90,47 @@ func preparePacket(fd, ifindex int) error {
 			return fmt.Errorf("link: packet socket: buffer size: %w", err)
 		}
 	}
-	if ifindex == 0 {
-		return nil
+	if err := attach(fd, chosen(udp)); err != nil {
+		return fmt.Errorf("link: packet socket: filter: %w", err)
 	}
 	sa := &unix.SockaddrLinklayer{Protocol: AllFrames, Ifindex: ifindex}
 	if err := unix.Bind(fd, sa); err != nil {
 		return fmt.Errorf("link: packet socket: bind to interface %d: %w", ifindex, err)
 	}
 	return nil
+}
+
+// chosen is the filter of a socket that takes UDP alone, or all else. What hides
+// its UDP behind extension headers is with all else.
+func chosen(udp bool) []bpf.Instruction {
+	const ethType, proto4, next6, accept = 12, 14 + 9, 14 + 6, 1 << 18 // octets: more than any packet has
+	isUDP, rest := bpf.RetConstant{Val: accept}, bpf.RetConstant{}
+	if !udp {
+		isUDP, rest = rest, isUDP
+	}
+	return []bpf.Instruction{
+		bpf.LoadAbsolute{Off: ethType, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IPV6, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: 5},
+		bpf.LoadAbsolute{Off: proto4, Size: 1},
+		bpf.Jump{Skip: 1},
+		bpf.LoadAbsolute{Off: next6, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 1},
+		isUDP,
+		rest,
+	}
+}
+
+func attach(fd int, prog []bpf.Instruction) error {
+	raw, err := bpf.Assemble(prog)
+	if err != nil {
+		return err
+	}
+	var code []unix.SockFilter
+	for _, r := range raw {
+		code = append(code, unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K})
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
 }
 
 // AllFrames is ETH_P_ALL in network byte order, as packet(7) wants a protocol.
