@@ -108,7 +108,7 @@ func (h *httpConn) copyBody(dst io.Writer, src read, b httphead.Body, chunk bool
 }
 
 // chunks is the source of a chunked body: framed anew, chunk by chunk of the
-// same size, or plain. What it holds is at most a size line.
+// same size (up to maxChunk), or plain. What it holds is at most a size line.
 type chunks struct {
 	src      read
 	in       *httphead.Chunked
@@ -116,6 +116,7 @@ type chunks struct {
 	trailers bool // pass them on
 
 	left int64  // octets of the current chunk that have not been read
+	rest int64  // octets of what came as one chunk with it, for the next ones
 	line []byte // framing that goes before what comes next
 	end  bool   // nothing comes behind line
 }
@@ -140,6 +141,11 @@ func (c *chunks) Ready() int {
 }
 
 const crlf = "\r\n"
+
+// maxChunk bounds the chunks that go on: larger ones are split. A server that
+// keeps 32 bits of a size would take the rest of the chunk for a request, which
+// nobody judged.
+const maxChunk = 16 << 20
 
 // Wait implements source.
 func (c *chunks) Wait() (int, error) {
@@ -186,9 +192,11 @@ func (c *chunks) Read(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// next reads a size line, which may wait.
-func (c *chunks) next() error {
-	size, err := c.in.Next()
+// next reads a size line, which may wait, or goes on in a chunk that is split.
+func (c *chunks) next() (err error) {
+	if c.rest == 0 {
+		c.rest, err = c.in.Next()
+	}
 	switch {
 	case err == io.EOF:
 		c.end = true
@@ -204,8 +212,9 @@ func (c *chunks) next() error {
 	case err != nil:
 		return err
 	}
-	if c.left = size; c.framed {
-		c.line = httphead.AppendChunk(c.line, int(size))
+	c.left = min(c.rest, maxChunk)
+	if c.rest -= c.left; c.framed {
+		c.line = httphead.AppendChunk(c.line, int(c.left))
 	}
 	return nil
 }
@@ -215,6 +224,9 @@ func (c *chunks) next() error {
 func (c *chunks) lineReady() bool {
 	if c.src.Ready() == 0 {
 		return false
+	}
+	if c.rest > 0 {
+		return true // of our making
 	}
 	if _, err := c.src.Peek(1); err != nil {
 		return false

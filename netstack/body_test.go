@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -98,6 +99,45 @@ func TestChunksCutOff(t *testing.T) {
 		err := f.pump(&out, newChunks(read{bufio.NewReaderSize(from, smallBuffer), from}, true, true), &f.in, nil)
 		if err == nil || strings.HasSuffix(out.String(), "0\r\n\r\n") {
 			t.Errorf("%q went on as %q: %v", wire, out.String(), err)
+		}
+	}
+}
+
+// A size that some server's integer does not hold would end there early, and
+// what follows be its next request: no chunk goes on with such a size.
+func TestLargeChunksAreSplit(t *testing.T) {
+	for _, size := range []int64{maxChunk, maxChunk + 1, 2*maxChunk + 7, 1 << 31, 1 << 32, 1<<32 + 5, 1<<60 - 1} {
+		data := bytes.Repeat([]byte("0123456789abcde\n"), 3*maxChunk/16)
+		data = data[:min(size, int64(len(data)))]
+		wire, whole := append(fmt.Appendf(nil, "%x\r\n", size), data...), int64(len(data)) == size
+		if whole {
+			wire = append(wire, "\r\n0\r\n\r\n"...)
+		}
+		from := arriving(t, rand.New(rand.NewPCG(uint64(size), 1)), wire)
+		f := &flow{lender: from.l}
+		var out bytes.Buffer
+		err := f.pump(&out, newChunks(read{bufio.NewReaderSize(from, smallBuffer), from}, true, true), &f.in, nil)
+		if whole != (err == nil) {
+			t.Errorf("%x: %v", size, err)
+		}
+		for rest, got := out.Bytes(), []byte(nil); ; {
+			line, behind, _ := bytes.Cut(rest, []byte(crlf))
+			n, err := strconv.ParseInt(string(line), 16, 64)
+			if err != nil || n > maxChunk {
+				t.Errorf("%x: behind %d octets, a chunk of %q goes on", size, len(got), line)
+				break
+			}
+			k := min(int(n), len(behind))
+			if got = append(got, behind[:k]...); k < int(n) || n == 0 {
+				if !bytes.Equal(got, data[:len(got)]) || whole && len(got) < len(data) {
+					t.Errorf("%x: %d octets of %d, or others", size, len(got), len(data))
+				}
+				break
+			}
+			rest = bytes.TrimPrefix(behind[k:], []byte(crlf))
+			if len(rest) == 0 {
+				break // cut off at a chunk's end
+			}
 		}
 	}
 }
