@@ -46,7 +46,6 @@ func BenchmarkAgainstOthers(b *testing.B) {
 		b.Fatal(err)
 	}
 	fmt.Printf("\n%s, %d CPUs, kernel %s; go test -run '^$' -bench . ./integration/bench\n", cpu(), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]))
-	startTable(b, bed)
 	paths := []path{
 		{"no sandbox", func(s string) error { return run(bed.Program("sh", "-c", s)) }},
 		{"outcall", func(s string) error {
@@ -61,6 +60,13 @@ func BenchmarkAgainstOthers(b *testing.B) {
 	table(b, "one TCP stream up", "MiB/s", mib, paths, fmt.Sprintf("head -c %d /dev/zero | curl -sSf -o /dev/null -T - %s/up", stream, url))
 	table(b, "small HTTPS requests", "per s", requests, paths,
 		fmt.Sprintf("curl -sSf -H 'Connection: close' 'https://api.allowed.test/?[1-%d]' -o /dev/null", requests))
+}
+
+// BenchmarkStart prints the table of starts; b.N is not looked at.
+func BenchmarkStart(b *testing.B) {
+	bed := harness.New(b)
+	needed(b, bed)
+	startTable(b, bed)
 }
 
 // needed fails where a program is missing that this compares with.
