@@ -374,18 +374,7 @@ func (s *supervisor) end(ctx context.Context) {
 		s.agent.Close()
 	}
 	_ = s.readme.close()
-	if s.gate != nil {
-		_ = s.gate.Close()
-	}
-	if s.dns != nil {
-		s.dns.Close()
-	}
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		_ = s.closers[i]()
-	}
-	if s.table != nil {
-		_ = s.table.Close()
-	}
+	s.endNetwork()
 	if s.scratch != "" {
 		_ = view.RemoveScratch(s.scratch)
 	}
@@ -399,6 +388,28 @@ func (s *supervisor) end(ctx context.Context) {
 	if s.sess != nil {
 		_ = s.sess.Close(ctx)
 	}
+}
+
+// endNetwork closes the supervisor's ends while the gatekeeper ends the agent:
+// the kernel lets both wait for all processors (a packet socket, a mount
+// namespace), and neither needs the other.
+func (s *supervisor) endNetwork() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if s.dns != nil {
+			s.dns.Close()
+		}
+		for i := len(s.closers) - 1; i >= 0; i-- {
+			_ = s.closers[i]()
+		}
+		if s.table != nil {
+			_ = s.table.Close()
+		}
+	})
+	if s.gate != nil {
+		_ = s.gate.Close()
+	}
+	wg.Wait()
 }
 
 // requestStop ends the session.

@@ -30,6 +30,7 @@ type keeper struct {
 	initNS   int // the namespaces that init was given, CLONE_NEW…
 	initConn *conn
 	tap      int // the tap device until it is sent, -1 without one
+	packet   int // the packet socket until it is asked for, -1 without one
 	proc     int // the inner /proc, or the outer one with WeakProc; -1 before the view stands
 	outer    int // the host's /proc
 	info     Info
@@ -61,7 +62,7 @@ func keeperMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
 	unix.CloseOnExec(stageExe)
 	endInOrder(c)
-	k := &keeper{c: c, exe: stageExe, inner: -1, proc: -1, tap: -1, procs: map[uint64]*child{}}
+	k := &keeper{c: c, exe: stageExe, inner: -1, proc: -1, tap: -1, packet: -1, procs: map[uint64]*child{}}
 	var cfg config
 	if err := c.recvDoc(opConfig, &cfg); err != nil {
 		return 1 // the supervisor is gone, or no supervisor
@@ -338,9 +339,15 @@ func (k *keeper) handle(m *message, fds []int) {
 	}
 }
 
+const socketFlags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+
 func (k *keeper) socket(m *message) (fd int, err error) {
+	if k.packet >= 0 && m.Where == Gateway && m.Domain == unix.AF_PACKET && m.Type|socketFlags == packetType && m.Proto == 0 {
+		fd, k.packet = k.packet, -1
+		return fd, nil
+	}
 	make := func() error {
-		fd, err = unix.Socket(m.Domain, m.Type|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, m.Proto)
+		fd, err = unix.Socket(m.Domain, m.Type|socketFlags, m.Proto)
 		return err
 	}
 	if m.Where == Agent {

@@ -47,17 +47,19 @@ func (k *keeper) uplink(l *linker) error {
 	return k.tapUplink(l, refused)
 }
 
-// packetRefused tries what the supervisor will ask for.
-func (k *keeper) packetRefused() error {
+// packetRefused makes the socket that the supervisor will ask for (socket
+// hands it out): to close one that was only tried takes as long as the kernel
+// needs to hear from every processor.
+func (k *keeper) packetRefused() (err error) {
 	if k.o.FailStage == StagePacket {
 		return unix.EPERM
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
-	}
+	k.packet, err = unix.Socket(unix.AF_PACKET, packetType, 0)
 	return err
 }
+
+// packetType is how every socket of socket is made.
+const packetType = unix.SOCK_RAW | socketFlags
 
 // tapUplink makes the device; its descriptor is the keeper's until it is sent.
 // packet says why it is not a packet socket, nil where a tap was asked for.
