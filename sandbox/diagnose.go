@@ -168,7 +168,7 @@ func (d *diagnosis) trial(ctx context.Context) (again bool) {
 		return again
 	}
 	defer t.leave(ctx)
-	if err := t.startSandbox(ctx); err != nil {
+	if err := t.wholeSandbox(ctx); err != nil {
 		return ctx.Err() == nil && d.noSandbox(err)
 	}
 	d.r.Stood(probe.Proc, probe.View, probe.Links)
@@ -182,6 +182,14 @@ func (d *diagnosis) trial(ctx context.Context) (again bool) {
 		d.inside(ctx, t)
 	}
 	return false
+}
+
+// wholeSandbox waits for what a run lets go on beside its next stages.
+func (s *supervisor) wholeSandbox(ctx context.Context) error {
+	if err := s.startSandbox(ctx); err != nil {
+		return err
+	}
+	return s.awaitSandbox(ctx)
 }
 
 // A planError says that a view was refused before a gatekeeper was started.

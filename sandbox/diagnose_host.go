@@ -159,7 +159,7 @@ func (d *diagnosis) side(ctx context.Context, change func(*Config), use func(*tr
 		return
 	}
 	defer t.leave(ctx)
-	err := t.startSandbox(ctx)
+	err := t.wholeSandbox(ctx)
 	if ctx.Err() == nil {
 		use(t, err)
 	}

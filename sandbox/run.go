@@ -16,7 +16,6 @@ import (
 	"outcall/netstack"
 	"outcall/netstack/dnsfilter"
 	"outcall/netstack/egress"
-	"outcall/netstack/link"
 	"outcall/netstack/pin"
 	"outcall/policy"
 	"outcall/sandbox/attrib"
@@ -74,6 +73,7 @@ type supervisor struct {
 	agentEnv  []string
 	notes     []string // for the banner
 
+	pending  *gate.Pending // nil, or what gate begins from
 	gate     *gate.Client
 	info     gate.Info
 	table    *nft.Table
@@ -164,6 +164,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"identity", s.startIdentity},
+		{"sandbox", s.launch},
 		{"rules", s.startRules},
 		{"upstream", s.startUpstream},
 		{"session", s.startSession},
@@ -171,11 +172,17 @@ func (s *supervisor) start(ctx context.Context) error {
 		{"nftables", s.startTable},
 		{"attribution", s.startAttribution},
 		{"netstack", s.startStack},
+		{"sandbox", s.awaitSandbox},
 		{"publish", s.startPublish},
 		{"agent socket", s.startAgent},
 		{"host socket", s.startAPI},
 	} {
 		if err := l.do(ctx); err != nil {
+			if s.gate != nil {
+				if failure := s.gate.Failure(ctx); failure != nil {
+					l.name, err = "sandbox", failure
+				}
+			}
 			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 				err = errors.Join(cause, err)
 			}
@@ -284,84 +291,6 @@ func (s *supervisor) auditTurned(err error) {
 	s.say("audit: " + err.Error() + ": every further attempt is denied until it can be written")
 }
 
-// startSandbox plans the view and makes U1, both network namespaces and init.
-func (s *supervisor) startSandbox(ctx context.Context) error {
-	spec, err := s.planView(ctx)
-	if err != nil {
-		return err
-	}
-	s.view = spec
-	if at := s.notItsOwn(); at != "" {
-		s.notes = append(s.notes, at+" ("+asRootMend+")")
-	}
-	g, err := gate.Start(ctx, gate.Options{
-		IDs: s.ids, View: spec,
-		Network: gate.Network{Bridge: s.cfg.Bridge, Subnet: s.cfg.Subnet, StackMAC: link.MAC, NoIPv6: !hasIPv6Route(), Link: s.cfg.Link},
-	})
-	if err != nil {
-		return err
-	}
-	s.gate, s.info = g, g.Info()
-	s.notes = append(s.notes, s.info.Notes...)
-	if s.ids.Root && !s.info.Subordinate {
-		s.notes = append(s.notes, singleRoot(s.ids))
-	}
-	if !s.info.IPv6 {
-		s.notes = append(s.notes, "IPv4 only")
-	}
-	return nil
-}
-
-func (s *supervisor) planView(ctx context.Context) (view.Spec, error) {
-	if err := s.makeScratch(ctx); err != nil {
-		return view.Spec{}, err
-	}
-	user := s.agentUser()
-	s.agentEnv = view.CleanEnv(s.cfg.Env, view.EnvOptions{Proxy: s.proxyURL(), User: user, Set: s.cfg.SetEnv})
-	host, _ := os.Hostname()
-	gateways := []netip.Addr{hostGateway4(s.cfg.Subnet)}
-	if hasIPv6Route() {
-		gateways = append(gateways, ulaGateway6)
-	}
-	o := view.Options{
-		UID: s.ids.KernelUID, GID: s.ids.KernelGID, Subordinate: len(s.ids.UIDs) > 1, AsRoot: s.ids.AsRoot,
-		WeakProc: hasWord(s.cfg.Weak, "proc"), Dir: s.cfg.Dir, RuntimeDir: runtimeDir(s.cfg.Env), Env: s.agentEnv,
-		PrivateHome: user != nil && user.Home == view.PrivateHome, Scratch: s.scratch,
-		Config: nonEmpty(s.env.ConfigDir()), State: nonEmpty(s.env.StateDir(), s.env.Root()),
-		ReadOnly: s.protected(ctx),
-		Binds:    s.cfg.Binds, Hostname: host, Resolvers: gateways,
-	}
-	return planned(view.Plan(o))
-}
-
-// protected are the paths that the command must not change beside outcall's own
-// directories: this session's, and those of other running sessions. Of an audit
-// it is the whole directory, where older sessions' files stand beside it.
-func (s *supervisor) protected(ctx context.Context) []string {
-	paths := append([]string{filepath.Join(s.cfg.Dir, ".outcall"), s.sess.Info.Socket}, s.cfg.RulePaths...)
-	others, _ := session.List(ctx, s.env) // what of the dead cannot be removed is no matter here
-	for _, o := range others {
-		paths = append(paths, o.Rules...)
-	}
-	for _, o := range append(others, s.sess.Info) {
-		if dir := filepath.Dir(o.Audit); o.Audit != "" && !s.hides(dir) {
-			paths = append(paths, dir)
-		}
-	}
-	return paths
-}
-
-// hides tells whether a directory is outcall's own, of which the command sees
-// nothing.
-func (s *supervisor) hides(dir string) bool {
-	for _, d := range nonEmpty(s.env.StateDir(), s.env.Root()) {
-		if within(resolved(dir), resolved(d)) {
-			return true
-		}
-	}
-	return false
-}
-
 // end undoes the start in the opposite order: first egress, then the agent,
 // then what is on disk. It is safe after a start that failed anywhere.
 func (s *supervisor) end(ctx context.Context) {
@@ -406,6 +335,9 @@ func (s *supervisor) endNetwork() {
 			_ = s.table.Close()
 		}
 	})
+	if s.pending != nil {
+		s.pending.Discard()
+	}
 	if s.gate != nil {
 		_ = s.gate.Close()
 	}

@@ -22,6 +22,8 @@ type child struct {
 	conn  *conn // its control socket
 	led   bool  // a stage stays above the command and answers for it
 
+	briefed bool // it has its document already
+
 	mu     sync.Mutex // held while the pid must not be reaped
 	reaped bool
 

@@ -85,7 +85,9 @@ type Client struct {
 	procs   map[uint64]*Proc
 	ended   bool
 
-	goneCh chan struct{}
+	standing chan struct{} // closed when the gatekeeper has said that all stands, or not
+	failure  error         // set before standing is closed
+	goneCh   chan struct{}
 }
 
 // A reply's descriptors belong to who waits for it.
@@ -98,8 +100,12 @@ type reply struct {
 // errGone is what waits in vain: the gatekeeper or init is dead.
 var errGone = &StageError{Stage: "gatekeeper", Detail: "it has ended, and the session with it"}
 
-// Info tells what was made.
-func (c *Client) Info() Info { return c.info }
+// Info tells what was made; before Await, of the links alone.
+func (c *Client) Info() Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.info
+}
 
 // AgentListener is the listening socket behind the agent's
 // /run/outcall/agent.sock. The first call owns it; later ones get nil.

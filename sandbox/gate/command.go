@@ -2,6 +2,7 @@ package gate
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,9 +27,12 @@ import (
 // It mustn't write to descriptors 0-2: they are the command's.
 func commandMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
-	var doc commandDoc
-	if err := c.recvDoc(opConfig, &doc); err != nil {
+	doc, err := briefed(c)
+	if err != nil {
 		return 125
+	}
+	if doc.Lead {
+		return sessionMain(c, doc)
 	}
 	path, err := confine(doc)
 	if err != nil {
@@ -41,6 +45,40 @@ func commandMain(c *conn) int {
 	err = unixExec(path, doc.Argv, doc.Env)
 	_ = c.send(&message{Op: opReady, Err: stageErr(StageExec, doc.Argv[0], err)})
 	return 126
+}
+
+// briefed waits for the document. The descriptors of the command come along
+// where this stage was made before it was known what it becomes.
+func briefed(c *conn) (doc commandDoc, err error) {
+	m, fds, err := c.recv()
+	if err != nil {
+		return doc, err
+	}
+	defer func() { closeAll(fds) }()
+	if m.Op != opConfig || len(fds) == 0 {
+		return doc, fmt.Errorf("receive: %q with %d descriptors where a document was due", m.Op, len(fds))
+	}
+	err = readDoc(fds[0], &doc)
+	fds = fds[1:]
+	if err != nil {
+		return doc, err
+	}
+	stdio, err := pick(m.Has, fds)
+	if err != nil {
+		return doc, err
+	}
+	for i, fd := range stdio {
+		if fd < 0 {
+			continue // /dev/null is there
+		}
+		if err := unix.Dup3(fd, i, 0); err != nil {
+			return doc, err
+		}
+	}
+	if doc.TakeTTY {
+		return doc, unix.IoctlSetInt(terminalFD(), unix.TIOCSCTTY, 0)
+	}
+	return doc, nil
 }
 
 func confine(doc commandDoc) (path string, err error) {

@@ -4,8 +4,9 @@
 //
 //	supervisor                                gatekeeper
 //	config                               -->
-//	                                     <--  started(info; agent.sock, README.md, and the tap
-//	                                          device with --link tap) | error of the stage that failed
+//	                                     <--  linked(info; the tap device with --link tap)
+//	                                     <--  started(info; agent.sock, README.md)
+//	                                          | error of the stage that failed
 //	socket(netns, domain, type, proto)   -->
 //	                                     <--  descriptor | errno
 //	spawn(where, argv, env, cwd, stdio)  -->  (descriptors of stdio beside it)

@@ -2,22 +2,21 @@ package gate
 
 import (
 	"errors"
-	"io"
 	"os"
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"outcall/sandbox/idmap"
 	"outcall/sandbox/view"
 )
 
-// A keeper is the gatekeeper process: set up once, then serving until the
-// supervisor or init is gone.
+// A keeper is the gatekeeper process: set up once, serving from when the links
+// stand until the supervisor or init is gone.
 type keeper struct {
 	c     *conn
 	o     Options
@@ -29,16 +28,18 @@ type keeper struct {
 	init     *child
 	initNS   int // the namespaces that init was given, CLONE_NEW…
 	initConn *conn
-	tap      int // the tap device until it is sent, -1 without one
-	packet   int // the packet socket until it is asked for, -1 without one
-	proc     int // the inner /proc, or the outer one with WeakProc; -1 before the view stands
-	outer    int // the host's /proc
+	tap      int          // the tap device until it is sent, -1 without one
+	packet   atomic.Int32 // the packet socket until it is asked for, -1 without one
+	proc     int          // the inner /proc, or the outer one with WeakProc; -1 before the view stands
+	outer    int          // the host's /proc
 	info     Info
 	forward4 bool // by rtnetlink, see sysctls
+	linked   bool // the links stand
 
 	spawning sync.RWMutex // read-held while a process is started, held while orphans are reaped
 
 	mu    sync.Mutex
+	spare *spare // nil once it is taken
 	procs map[uint64]*child
 	next  uint64
 
@@ -62,27 +63,26 @@ func keeperMain(c *conn) int {
 	unix.CloseOnExec(stageSock)
 	unix.CloseOnExec(stageExe)
 	endInOrder(c)
-	k := &keeper{c: c, exe: stageExe, inner: -1, proc: -1, tap: -1, packet: -1, procs: map[uint64]*child{}}
+	k := &keeper{c: c, exe: stageExe, inner: -1, proc: -1, tap: -1, procs: map[uint64]*child{}}
+	k.packet.Store(-1)
 	var cfg config
 	if err := c.recvDoc(opConfig, &cfg); err != nil {
 		return 1 // the supervisor is gone, or no supervisor
 	}
 	k.o = cfg.Options
-	made, err := k.setUp()
-	if err != nil {
+	if err := k.begin(); err != nil {
 		_ = c.send(&message{Op: opStarted, Err: stageErr(StageInit, "", err)})
 		k.stop()
 		return 1
 	}
-	defer k.stop()
-	if k.info.Tap {
-		made = append(made, k.tap)
-	}
-	if err := c.send(&message{Op: opStarted, Info: &k.info}, made...); err != nil {
-		return 1
-	}
-	closeAll(made)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		k.finish()
+	}()
 	k.serve()
+	k.stop() // and init, for which finish may still wait
+	<-finished
 	return 0
 }
 
@@ -100,159 +100,6 @@ func endInOrder(c *conn) {
 	}()
 }
 
-// setUp makes everything, in the order in which each part needs the one
-// before it, and returns what view.AgentFiles made.
-func (k *keeper) setUp() (files []int, err error) {
-	if err := k.limits(); err != nil {
-		return nil, err
-	}
-	if k.outer, err = openAt(unix.AT_FDCWD, "/proc", unix.O_PATH|unix.O_DIRECTORY); err != nil {
-		return nil, stageErr(StageInit, "open /proc", err)
-	}
-	// The first use of a capability: a security module that grants user
-	// namespaces without their powers shows here.
-	k.agent = newNSThread()
-	if err := k.step(StageNetNS, "the agent's", k.agent.unshare); err != nil {
-		return nil, err
-	}
-	k.nets = newNSThread()
-	if err := k.step(StageNetNS, "the agent's", func() error { return k.nets.join(k.agent.netNS) }); err != nil {
-		return nil, err
-	}
-	if err := k.startInit(); err != nil {
-		return nil, err
-	}
-	// Meanwhile init makes the view.
-	linked, err := k.networkEarly()
-	if err != nil {
-		return nil, err
-	}
-	// The agent API's socket and the README.md come with the word.
-	if files, err = k.fromInit(opView, agentFiles); err != nil {
-		return nil, err
-	}
-	if err := k.step(StageEnter, "the agent's namespaces", k.enter); err != nil {
-		return files, err
-	}
-	if !linked {
-		err = k.network()
-	}
-	if err == nil {
-		err = k.awaitPid1()
-	}
-	if err != nil {
-		return files, err
-	}
-	k.noCgroupNamespaces()
-	k.info.KeeperPID = os.Getpid()
-	k.info.InitPID = k.init.pid
-	rs, err := ownMap("uid_map")
-	if err != nil {
-		return files, stageErr(StageUserNS, "", err)
-	}
-	k.info.Subordinate = k.o.IDs.Root && (len(rs) > 1 || rs[0].Size > 1)
-	return files, nil
-}
-
-// step runs one stage under its name.
-func (k *keeper) step(stage, detail string, f func() error) error {
-	if err := inject(k.o.FailStage, stage); err != nil {
-		return err
-	}
-	if err := f(); err != nil {
-		return stageErr(stage, detail, err)
-	}
-	return nil
-}
-
-// limits are inherited by everything inside. Core dumps can be piped to a
-// program that the kernel runs as root; a limit of 1, and no other, stops
-// that too (core(5)).
-func (k *keeper) limits() error {
-	return k.step(StageRlimit, "core", func() error {
-		return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1})
-	})
-}
-
-// startInit starts pid 1, which then makes the view.
-func (k *keeper) startInit() error {
-	if err := inject(k.o.FailStage, StageInit); err != nil {
-		return err
-	}
-	if k.o.View.FailStage == "" {
-		k.o.View.FailStage = k.o.FailStage
-	}
-	flags := unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
-	if k.o.View.WeakProc {
-		// Nothing else would hold the agent's processes together.
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return stageErr(StageInit, "become a reaper", err)
-		}
-	} else {
-		flags |= unix.CLONE_NEWPID
-	}
-	start := func() error {
-		return k.agent.do(func() error {
-			var err error
-			k.init, err = startStage(stageInit, k.exe, [3]int{-1, -1, -1}, &syscall.SysProcAttr{Cloneflags: uintptr(flags), Setsid: true})
-			return err
-		})
-	}
-	err := start()
-	if errors.Is(err, unix.ENOSPC) {
-		// Inside another session: it has a cgroup namespace already, and no
-		// other can be made below it (see noCgroupNamespaces).
-		flags &^= unix.CLONE_NEWCGROUP
-		err = start()
-	}
-	if err != nil {
-		return stageErr(StageInit, "start", err)
-	}
-	k.initNS = flags
-	k.initConn = k.init.conn
-	if err := k.initConn.sendDoc(&message{Op: opConfig}, k.o.View); err != nil {
-		return stageErr(StageInit, "", err)
-	}
-	return nil
-}
-
-// awaitPid1 waits until init has started anew, without powers.
-func (k *keeper) awaitPid1() error {
-	_, err := k.fromInit(opReady, 0)
-	return err
-}
-
-func (k *keeper) fromInit(op string, descriptors int) ([]int, error) {
-	m, fds, err := k.initConn.recv()
-	switch {
-	case err != nil:
-		return nil, stageErr(StageInit, "ended before it told of its "+op, err)
-	case m.Err != nil:
-		closeAll(fds)
-		return nil, m.Err
-	case m.Op != op || len(fds) != descriptors:
-		closeAll(fds)
-		return nil, &StageError{Stage: StageInit, Detail: "unexpected answer " + m.Op}
-	}
-	return fds, nil
-}
-
-// enter brings the agent's thread into the finished view and opens there what
-// is needed later.
-func (k *keeper) enter() (err error) {
-	if err := k.agent.enter(k.init.pidfd, k.initNS); err != nil {
-		return err
-	}
-	if k.proc, err = k.agent.open("/proc", unix.O_PATH|unix.O_DIRECTORY); err != nil {
-		return err
-	}
-	// Stages that the agent could look at run from the copy on outcall's own
-	// read-only mount: the host's file would be writable through /proc/PID/exe
-	// (CVE-2019-5736).
-	k.inner, err = k.agent.open(view.BinDir+"/outcall", unix.O_PATH)
-	return err
-}
-
 // serve handles requests in order until the supervisor or init is gone.
 // Questions about processes and starts take long and have goroutines of their
 // own.
@@ -267,13 +114,6 @@ func (k *keeper) serve() {
 	starts := k.starters()
 	defer close(starts[Agent])
 	defer close(starts[Gateway])
-	go func() {
-		<-k.init.done
-		k.c.shutdown()
-	}()
-	if k.o.View.WeakProc {
-		go k.reapOrphans()
-	}
 	for {
 		m, fds, err := k.c.recv()
 		if err != nil {
@@ -342,9 +182,10 @@ func (k *keeper) handle(m *message, fds []int) {
 const socketFlags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
 
 func (k *keeper) socket(m *message) (fd int, err error) {
-	if k.packet >= 0 && m.Where == Gateway && m.Domain == unix.AF_PACKET && m.Type|socketFlags == packetType && m.Proto == 0 {
-		fd, k.packet = k.packet, -1
-		return fd, nil
+	if m.Where == Gateway && m.Domain == unix.AF_PACKET && m.Type|socketFlags == packetType && m.Proto == 0 {
+		if fd := int(k.packet.Swap(-1)); fd >= 0 {
+			return fd, nil
+		}
 	}
 	make := func() error {
 		fd, err = unix.Socket(m.Domain, m.Type|socketFlags, m.Proto)
@@ -369,6 +210,9 @@ func (k *keeper) stop() {
 		all = append(all, p)
 	}
 	k.mu.Unlock()
+	if s := k.takeSpare(); s != nil && s.err == nil {
+		all = append(all, s.p)
+	}
 	if k.init != nil {
 		all = append(all, k.init)
 	}
@@ -392,29 +236,6 @@ func (k *keeper) stop() {
 	if k.o.View.Scratch != "" {
 		_ = view.RemoveScratch(k.o.View.Scratch)
 	}
-}
-
-// noCgroupNamespaces keeps the agent from mounting cgroups of its own. Who can
-// make a user and a cgroup namespace can mount a fresh, writable cgroup2, and
-// in a cgroup that is delegated to the user (cgroup.kill, cgroup.freeze) reach
-// the host's processes beside it. The limit is U1's, so it binds all below.
-func (k *keeper) noCgroupNamespaces() {
-	if err := k.write("sys/user/max_cgroup_namespaces", "0"); err != nil {
-		k.info.Notes = append(k.info.Notes, "cgroup namespaces can be made inside: "+err.Error())
-	}
-}
-
-func ownMap(name string) ([]idmap.Range, error) {
-	f, err := os.Open("/proc/self/" + name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	rs, err := idmap.Parse(f)
-	if err == nil && len(rs) == 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return rs, err
 }
 
 func exePath(fd int) string {

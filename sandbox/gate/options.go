@@ -152,14 +152,6 @@ type Info struct {
 // agentFiles is how many view.AgentFiles makes.
 const agentFiles = 2
 
-// descriptors is how many come with it: those, and a tap if there is one.
-func (i *Info) descriptors() int {
-	if i.Tap {
-		return agentFiles + 1
-	}
-	return agentFiles
-}
-
 // config is the document that the gatekeeper starts with.
 type config struct {
 	Options

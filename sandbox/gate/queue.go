@@ -111,13 +111,17 @@ func (k *keeper) killStopped() (killed bool) {
 	return killed
 }
 
-// known are the pids of init and of the processes that run.
+// known are the pids of init, of the stage that waits and of the processes
+// that run.
 func (k *keeper) known() map[int]bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	pids := map[int]bool{}
 	if k.init != nil {
 		pids[k.init.pid] = true
+	}
+	if k.spare != nil && k.spare.p != nil {
+		pids[k.spare.p.pid] = true
 	}
 	for _, p := range k.procs {
 		pids[p.pid] = true

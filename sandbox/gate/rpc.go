@@ -84,6 +84,9 @@ func (c *Client) read() {
 		case opReply:
 			c.deliver(m, fds)
 			continue
+		case opStarted:
+			c.stood(m, fds)
+			continue
 		case opExit:
 			c.exited(m)
 		case opStop:

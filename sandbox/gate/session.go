@@ -20,12 +20,8 @@ import (
 //
 // It is as confined as the command before that begins: an agent that is root
 // inside could otherwise make this process act for it.
-func sessionMain(c *conn) int {
-	unix.CloseOnExec(stageSock)
-	var doc commandDoc
-	if err := c.recvDoc(opConfig, &doc); err != nil {
-		return 125
-	}
+func sessionMain(c *conn, doc commandDoc) int {
+	doc.Lead, doc.TakeTTY = false, false // the command's own stage is below
 	if err := leadSession(c, doc); err != nil {
 		_ = c.send(&message{Op: opReady, Err: stageErr(StageCommand, "", err)})
 		return 125

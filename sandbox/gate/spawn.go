@@ -19,6 +19,8 @@ const maxProcs = 1024
 type commandDoc struct {
 	Argv, Env []string
 	Dir       string
+	Lead      bool // stay above the command as the leader of its terminal's session
+	TakeTTY   bool // the terminal is not the stage's own yet
 	Root      bool // keep the capabilities of U2
 	UID       int  // the caller's, by U1's map
 	AsRoot    bool // for tools: the agent has kernel uid 0
@@ -50,9 +52,10 @@ func (k *keeper) spawn(m *message, fds []int) (p *child, master int, err error) 
 		return nil, -1, &StageError{Stage: StageExec, Detail: fmt.Sprintf("%d processes are running already", maxProcs), Errno: unix.EAGAIN}
 	}
 	doc.Root, doc.AsRoot, doc.FailStage, doc.Network = k.o.IDs.Root, k.o.IDs.AsRoot, k.o.FailStage, k.o.Network
+	doc.Lead = m.TTY && m.Where == Agent
 	master = -1
 	if m.Where == Agent {
-		p, master, err = k.startAgent(m, stdio)
+		p, master, err = k.startAgent(m, stdio, doc)
 	} else {
 		p, err = k.startGateway(m, stdio)
 	}
@@ -61,10 +64,7 @@ func (k *keeper) spawn(m *message, fds []int) (p *child, master int, err error) 
 	}
 	p.where = m.Where
 	if err := k.briefInTime(p, doc, briefTime); err != nil {
-		p.kill()
-		p.conn.shutdown()
-		<-p.done
-		p.conn.close()
+		p.discard()
 		closeAll([]int{master})
 		return nil, -1, err
 	}
@@ -87,18 +87,11 @@ func pick(has [3]bool, fds []int) (stdio [3]int, err error) {
 
 // startAgent makes U2, a child of U1 made after all mounts, with a mount
 // namespace of its own, so that the kernel locks all of the view.
-func (k *keeper) startAgent(m *message, stdio [3]int) (p *child, master int, err error) {
+func (k *keeper) startAgent(m *message, stdio [3]int, doc commandDoc) (p *child, master int, err error) {
 	if err := inject(k.o.FailStage, StageCommand); err != nil {
 		return nil, -1, err
 	}
-	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Setsid: true}
-	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
-		// They are over U2 only. The stage needs CAP_SETPCAP to empty its own
-		// bounding set; with root inside the command keeps them.
-		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err == nil && has == 1 {
-			attr.AmbientCaps = append(attr.AmbientCaps, c)
-		}
-	}
+	attr := agentAttr()
 	name := stageCommand
 	master = -1
 	if m.TTY {
@@ -119,7 +112,11 @@ func (k *keeper) startAgent(m *message, stdio [3]int) (p *child, master int, err
 			}
 		}
 	}
-	p, err = k.makeU2(name, stdio, attr)
+	if s := k.takeSpare(); s != nil {
+		p, err = s.brief(stdio, doc)
+	} else {
+		p, err = k.makeU2(name, stdio, attr)
+	}
 	if err != nil {
 		closeAll([]int{master})
 		return nil, -1, err
@@ -193,8 +190,10 @@ func (k *keeper) startGateway(m *message, stdio [3]int) (*child, error) {
 // brief gives a stage its document and waits for its word. A stage that
 // becomes the command says ready, and then its socket closes with execve.
 func (k *keeper) brief(p *child, doc commandDoc) error {
-	if err := p.conn.sendDoc(&message{Op: opConfig}, doc); err != nil {
-		return stageErr(StageCommand, "brief", err)
+	if !p.briefed {
+		if err := p.conn.sendDoc(&message{Op: opConfig}, doc); err != nil {
+			return stageErr(StageCommand, "brief", err)
+		}
 	}
 	ready := false
 	for {

@@ -72,10 +72,8 @@ func Main() bool {
 		os.Exit(initMain(c))
 	case stagePid1:
 		os.Exit(pid1Main(c))
-	case stageCommand:
+	case stageCommand, stageSession:
 		os.Exit(commandMain(c))
-	case stageSession:
-		os.Exit(sessionMain(c))
 	case stageGateway:
 		os.Exit(gatewayMain(c))
 	}

@@ -27,52 +27,114 @@ const closeGrace = 8 * time.Second
 // init with its view. It returns when all of it stands; an error is a
 // *StageError (or ctx's), and then nothing is left.
 func Start(ctx context.Context, o Options) (*Client, error) {
-	n, err := o.Network.filled()
+	c, err := Launch(ctx, o.IDs).Begin(ctx, o)
 	if err != nil {
-		return nil, &StageError{Stage: StageBridge, Detail: err.Error()}
-	}
-	o.Network = n
-	if err := inject(o.FailStage, StageUserNS); err != nil {
 		return nil, err
 	}
+	if err := c.Await(ctx); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// A Pending is a gatekeeper that is being started and has no task yet. It is
+// given one by Begin, or ended by Discard.
+type Pending struct {
+	done   chan struct{}
+	c      *conn
+	keeper *keeperProcess
+	err    error
+}
+
+// Launch begins to start a gatekeeper and does not wait. What must be known
+// first are its ids; all else can be found out meanwhile.
+func Launch(ctx context.Context, ids idmap.Plan) *Pending {
+	p := &Pending{done: make(chan struct{})}
+	go func() { // ends with one clone and at most two helpers
+		defer close(p.done)
+		p.keeper, p.err = p.launch(ctx, ids)
+	}()
+	return p
+}
+
+func (p *Pending) launch(ctx context.Context, ids idmap.Plan) (*keeperProcess, error) {
 	ours, theirs, err := connPair()
 	if err != nil {
 		return nil, stageErr(StageUserNS, "", err)
 	}
-	kp, err := startKeeper(o.IDs, theirs)
+	p.c = ours
+	kp, err := startKeeper(ids, theirs)
 	theirs.close()
+	if err == nil && ids.UIDHelper != "" {
+		if err = kp.mapByHelpers(ctx, ids); err == nil {
+			err = stageErrOrNil(StageHelper, "", ours.send(&message{Op: opMapped}))
+		}
+	}
+	if err == nil {
+		return kp, nil
+	}
+	p.end(kp)
+	return nil, err
+}
+
+func (p *Pending) end(kp *keeperProcess) {
+	p.c.shutdown()
+	if kp != nil {
+		_ = kp.waitOrKill(closeGrace)
+	}
+	p.c.close()
+}
+
+// Discard ends a gatekeeper that is not needed, and waits for it.
+func (p *Pending) Discard() {
+	<-p.done
+	if p.err == nil {
+		p.end(p.keeper)
+	}
+}
+
+// Begin tells the gatekeeper its task and returns when both network namespaces
+// and their links stand. From then on Socket can be used; all else waits for
+// Await. An error is a *StageError (or ctx's), and then nothing is left.
+func (p *Pending) Begin(ctx context.Context, o Options) (*Client, error) {
+	<-p.done
+	n, err := o.Network.filled()
 	if err != nil {
-		ours.close()
+		err = &StageError{Stage: StageBridge, Detail: err.Error()}
+	} else {
+		o.Network, err = n, inject(o.FailStage, StageUserNS)
+	}
+	if err != nil {
+		p.Discard()
 		return nil, err
 	}
-	c := &Client{c: ours, keeper: kp, network: n, waiting: map[uint64]chan reply{}, procs: map[uint64]*Proc{}, goneCh: make(chan struct{})}
+	if p.err != nil {
+		return nil, p.err
+	}
+	c := &Client{c: p.c, keeper: p.keeper, network: n, waiting: map[uint64]chan reply{}, procs: map[uint64]*Proc{},
+		standing: make(chan struct{}), goneCh: make(chan struct{})}
 	if err := c.begin(ctx, o); err != nil {
-		ours.shutdown()
-		_ = kp.waitOrKill(closeGrace)
-		ours.close()
+		p.end(p.keeper)
 		return nil, err
 	}
 	go c.read()
 	c.route, err = c.Socket(ctx, Gateway, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
+		failure := c.Failure(ctx)
 		_ = c.Close()
+		if failure != nil {
+			return nil, failure
+		}
 		return nil, stageErr(StageSocket, "rtnetlink", err)
 	}
 	return c, nil
 }
 
-// begin configures the gatekeeper and waits until all stands.
+// begin configures the gatekeeper and waits until the links stand.
 func (c *Client) begin(ctx context.Context, o Options) error {
 	stop := context.AfterFunc(ctx, c.c.shutdown)
 	defer stop()
-	if o.IDs.UIDHelper != "" {
-		if err := c.keeper.mapByHelpers(ctx, o.IDs); err != nil {
-			return err
-		}
-		if err := c.c.send(&message{Op: opMapped}); err != nil {
-			return stageErr(StageHelper, "", err)
-		}
-	}
 	err := c.c.sendDoc(&message{Op: opConfig}, config{o})
 	var m *message
 	var fds []int
@@ -88,17 +150,68 @@ func (c *Client) begin(ctx context.Context, o Options) error {
 	case m.Err != nil:
 		closeAll(fds)
 		return blame(m.Err)
-	case m.Op != opStarted || m.Info == nil || len(fds) != m.Info.descriptors():
+	case m.Op != opLinked || m.Info == nil || m.Info.Tap != (len(fds) == 1):
 		closeAll(fds)
 		return &StageError{Stage: "protocol", Detail: "unexpected answer " + m.Op}
 	}
 	c.info = *m.Info
-	c.listener = os.NewFile(uintptr(fds[0]), "agent.sock")
-	c.readme = os.NewFile(uintptr(fds[1]), "README.md")
 	if c.info.Tap {
-		c.tap = os.NewFile(uintptr(fds[agentFiles]), tunDevice)
+		c.tap = os.NewFile(uintptr(fds[0]), tunDevice)
 	}
 	return nil
+}
+
+// Await waits until the agent's view and its init stand. After an error the
+// Client is of use for Close alone.
+func (c *Client) Await(ctx context.Context) error {
+	select {
+	case <-c.standing:
+	case <-c.goneCh:
+		select {
+		case <-c.standing: // it came just before the end
+		default:
+			return c.keeper.mourn(io.EOF)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return c.failure
+}
+
+// Failure is why a request between Begin and Await was not answered: what kept
+// the view or init from standing, which ends the gatekeeper. It is nil where
+// those stand, and where ctx has ended.
+func (c *Client) Failure(ctx context.Context) error {
+	err := c.Await(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// stood takes the gatekeeper's word that all stands, or what failed.
+func (c *Client) stood(m *message, fds []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.standing: // it is said once
+		closeAll(fds)
+		return
+	default:
+	}
+	defer close(c.standing)
+	switch {
+	case m.Err != nil:
+		c.failure = blame(m.Err)
+	case m.Info == nil || len(fds) != agentFiles:
+		c.failure = &StageError{Stage: "protocol", Detail: "unexpected answer " + m.Op}
+	default:
+		c.info = *m.Info
+		c.listener = os.NewFile(uintptr(fds[0]), "agent.sock")
+		c.readme = os.NewFile(uintptr(fds[1]), "README.md")
+		return
+	}
+	closeAll(fds)
 }
 
 // NoCapabilities is the Detail of a user namespace that is there and has no

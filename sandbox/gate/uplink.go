@@ -50,11 +50,14 @@ func (k *keeper) uplink(l *linker) error {
 // packetRefused makes the socket that the supervisor will ask for (socket
 // hands it out): to close one that was only tried takes as long as the kernel
 // needs to hear from every processor.
-func (k *keeper) packetRefused() (err error) {
+func (k *keeper) packetRefused() error {
 	if k.o.FailStage == StagePacket {
 		return unix.EPERM
 	}
-	k.packet, err = unix.Socket(unix.AF_PACKET, packetType, 0)
+	fd, err := unix.Socket(unix.AF_PACKET, packetType, 0)
+	if err == nil {
+		k.packet.Store(int32(fd))
+	}
 	return err
 }
 

@@ -58,6 +58,7 @@ const (
 	opSignal  = "signal"
 	opWho     = "who"
 	opReply   = "reply"
+	opLinked  = "linked"  // gatekeeper: the links stand; sockets can be had
 	opStarted = "started" // gatekeeper: everything stands, or Err
 	opConfig  = "config"  // a document for a stage
 	opMapped  = "mapped"  // the ids of a waiting stage are mapped
