@@ -17,7 +17,7 @@ func (s *Snapshot) Cells(who Who, name string, addr netip.Addr, grants []Grant, 
 	addr = addr.Unmap().WithZone("")
 	p := newProbe(who, name, grants)
 	p.at(addr)
-	return p.cells(s, addr, h, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
+	return spread(p.cells(s, addr, h), []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
 }
 
 // A probe asks what Flow could answer, for whole ranges of what it does not
@@ -100,8 +100,9 @@ func (p *probe) first(s *Snapshot, d *door) *Rule {
 	return nil
 }
 
-// cells returns the cells of the prefixes, for which addr stands.
-func (p *probe) cells(s *Snapshot, addr netip.Addr, h *Host, prefixes []netip.Prefix) []Cell {
+// cells returns the cells of addr, or of what addr stands for, without their
+// prefix.
+func (p *probe) cells(s *Snapshot, addr netip.Addr, h *Host) []Cell {
 	d := &door{addr, classRange(addr, h).class, h}
 	cuts := p.portCuts(s, d)
 	if len(cuts) == 0 {
@@ -127,9 +128,14 @@ func (p *probe) cells(s *Snapshot, addr netip.Addr, h *Host, prefixes []netip.Pr
 			out = append(out, Cell{Proto: proto, PortLow: uint16(seg.start), PortHigh: uint16(seg.end), Rule: r.ID})
 		}
 	}
-	all := make([]Cell, 0, len(out)*len(prefixes))
+	return out
+}
+
+// spread gives cells to each of the prefixes.
+func spread(cells []Cell, prefixes []netip.Prefix) []Cell {
+	all := make([]Cell, 0, len(cells)*len(prefixes))
 	for _, prefix := range prefixes {
-		for _, c := range out {
+		for _, c := range cells {
 			c.Prefix = prefix
 			all = append(all, c)
 		}

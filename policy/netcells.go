@@ -13,22 +13,20 @@ import (
 // The address space is cut at every literal of the rules and every special
 // range, so that one address stands for the rest of its region.
 func (s *Snapshot) NetCells(who Who, h *Host) []Cell {
-	if s == nil {
+	if s == nil || len(s.rules) == 0 {
 		return nil
 	}
 	p := newProbe(who, "", nil)
 	var out []Cell
 	for _, reg := range regions(s.rules, h) {
-		rest := subtract(reg.prefix, reg.holes)
-		if len(rest) == 0 {
-			continue
-		}
-		addr := rest[0].Addr()
-		if classRange(addr, h).class == Never {
+		addr, ok := firstOutside(reg.prefix, reg.holes)
+		if !ok || classRange(addr, h).class == Never {
 			continue
 		}
 		p.at(addr)
-		out = append(out, p.cells(s, addr, h, rest)...)
+		if cells := p.cells(s, addr, h); len(cells) > 0 { // most regions have none
+			out = append(out, spread(cells, subtract(reg.prefix, reg.holes))...)
+		}
 	}
 	return out
 }
@@ -113,13 +111,34 @@ func subtract(p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
 	if holes[0] == p {
 		return nil
 	}
-	low := netip.PrefixFrom(p.Addr(), p.Bits()+1)
-	high := netip.PrefixFrom(upperHalf(p), p.Bits()+1)
-	n := 0 // holes are in order: the first n lie in the lower half
+	low, high, n := halves(p, holes)
+	return append(subtract(low, holes[:n]), subtract(high, holes[n:])...)
+}
+
+// firstOutside returns the first address of subtract(p, holes).
+func firstOutside(p netip.Prefix, holes []netip.Prefix) (addr netip.Addr, ok bool) {
+	if len(holes) == 0 {
+		return p.Addr(), true
+	}
+	if holes[0] == p {
+		return netip.Addr{}, false
+	}
+	low, high, n := halves(p, holes)
+	if addr, ok = firstOutside(low, holes[:n]); ok {
+		return addr, true
+	}
+	return firstOutside(high, holes[n:])
+}
+
+// halves cuts a prefix in two; the first n holes, which are in order, lie in
+// the lower half.
+func halves(p netip.Prefix, holes []netip.Prefix) (low, high netip.Prefix, n int) {
+	low = netip.PrefixFrom(p.Addr(), p.Bits()+1)
+	high = netip.PrefixFrom(upperHalf(p), p.Bits()+1)
 	for n < len(holes) && low.Contains(holes[n].Addr()) {
 		n++
 	}
-	return append(subtract(low, holes[:n]), subtract(high, holes[n:])...)
+	return low, high, n
 }
 
 // upperHalf returns the first address of the upper half of a prefix.
