@@ -67,7 +67,7 @@ lint: ## gofmt, vet, staticcheck
 	$(STATICCHECK) ./...
 
 bench: ## the whole program against bwrap, slirp4netns and no sandbox, as ratios of one run
-	@$(MAKE) --no-print-directory deps NEEDS="curl:curl unshare:util-linux bwrap:bubblewrap slirp4netns:slirp4netns"
+	@$(MAKE) --no-print-directory deps NEEDS="bash:bash curl:curl unshare:util-linux bwrap:bubblewrap slirp4netns:slirp4netns"
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m -run '^$$' -bench . -benchtime 1x ./integration/bench
 
 microbench: ## the benchmarks of the packages

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -85,6 +86,19 @@ func (c *Capture) close() error {
 	err := c.file.Close()
 	<-c.done
 	return err
+}
+
+// Stop ends the capture for good: a benchmark wants an internet that only takes.
+func (c *Capture) Stop() error {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	serr := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
+	})
+	return errors.Join(serr, err)
 }
 
 func (c *Capture) run() {

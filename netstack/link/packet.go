@@ -64,8 +64,11 @@ func Packet(f, udp *os.File, o Options) (Link, error) {
 		// verify them would drop every segment made on this machine.
 		RXChecksumOffload: true,
 		// The sockets' filters say who gets what: no fanout group is needed.
-		PreConfigured:  true,
-		IsPacketSocket: []bool{true, true},
+		// Each socket's reader delivers by itself: to hand packets to another
+		// goroutine costs a wakeup for each, and their order is to be kept.
+		ProcessorsPerChannel: 1,
+		PreConfigured:        true,
+		IsPacketSocket:       []bool{true, true},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("link: packet endpoint: %w", err)
