@@ -217,20 +217,32 @@ func TestN7Echo(t *testing.T) {
 		}
 		return out
 	}
+	// all demands a line for each ping, in the order of what was pinged.
+	all := func(lines []harness.Line, n int) []harness.Line {
+		t.Helper()
+		if len(lines) != n {
+			t.Fatalf("%d answers to %d pings: %v", len(lines), n, lines)
+		}
+		return lines
+	}
 	script := resolved(a) + harness.Probe + " icmp " + k.Word + " " + strings.Join(append(to(a, "evil.test"), "10.200.0.1", "fd0c:a11::1"), " ")
 	m := b.Mark()
 	r := b.Sandbox(flags, "sh", "-c", script)
-	harness.Refused(t, r.Lines(t)[2:], refusedAt)
+	harness.Refused(t, all(r.Lines(t)[2:], 6), refusedAt)
 	b.SomeDenial(t, r.Name, func(e harness.Event) bool {
 		return e.Protocol == "icmp" && e.Structural && strings.Contains(e.Reason, "ping_group_range")
 	})
 	k.MustNotArrive(t)
 	b.MustBeQuiet(t, m, onlyQuestions(b.World))
+	explained := func() string {
+		return b.Outcall("explain", "--rules", rules, "--ip", b.V4(t, a).String(), "icmp://"+a).Must(t, 0).Stdout
+	}
+	mustContain(t, "explain without ping sockets", explained(), "icmp://"+a+": deny", "ping_group_range")
 
 	b.PingSockets(t)
 	k = b.Canary(t)
 	r = b.Sandbox(flags, "sh", "-c", resolved(a)+harness.Probe+" icmp "+k.Word+" "+strings.Join(to(a), " "))
-	for _, l := range r.Lines(t)[2:] {
+	for _, l := range all(r.Lines(t)[2:], 2) {
 		if !l.OK || l.Data != k.Word {
 			t.Errorf("%+v", l)
 		}
@@ -239,13 +251,15 @@ func TestN7Echo(t *testing.T) {
 	k = b.Canary(t)
 	m = b.Mark()
 	r, lines := b.Attempts(flags, append([]string{"icmp", k.Word}, append(to("evil.test"), "10.200.0.1", "fd0c:a11::1", "10.200.0.254", "169.254.169.254")...)...)
-	harness.Refused(t, lines, refusedAt)
-	b.SomeDenial(t, r.Name, func(e harness.Event) bool { return e.Protocol == "icmp" })
+	harness.Refused(t, all(lines, 6), refusedAt)
+	for _, l := range lines {
+		b.OneDenial(t, r.Name, "", func(e harness.Event) bool { return e.Protocol == "icmp" && e.IP == l.Target })
+	}
 	k.MustNotArrive(t)
 	b.MustBeQuiet(t, m, onlyQuestions(b.World))
-	if x := b.Outcall("explain", "--rules", rules, "--ip", b.V4(t, a).String(), "icmp://"+a); !strings.Contains(x.Stdout, "allow") {
-		t.Errorf("explain: %s", x.Stdout)
-	}
+	mustContain(t, "explain with ping sockets", explained(), "icmp://"+a+": allow")
+	b.Setenv("HTTPS_PROXY=http://192.0.2.9:3128")
+	mustContain(t, "explain behind a proxy", explained(), "icmp://"+a+": deny", "carries TCP only")
 }
 
 // What the far side does, the near side sees: a closed port, and a path that is

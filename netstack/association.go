@@ -89,7 +89,7 @@ func (a *association) open(ctx context.Context, d datagram) ruling {
 	if r.pass {
 		// A socket sends nothing by itself, and that there can be none is a
 		// part of the verdict.
-		if up, err = s.dialDatagrams(t.Proto, name, t.Dst); neverGoesOut(err) {
+		if up, err = dialDatagrams(s.cfg.Egress, t.Proto, name, t.Dst); neverGoesOut(err) {
 			r = structural(whyNever(t.Proto, err))
 		}
 	}
@@ -114,16 +114,21 @@ func (a *association) open(ctx context.Context, d datagram) ruling {
 	return r
 }
 
-func (s *Stack) dialDatagrams(p policy.Proto, name string, dst netip.AddrPort) (*egress.Datagrams, error) {
+func dialDatagrams(d Dialer, p policy.Proto, name string, dst netip.AddrPort) (*egress.Datagrams, error) {
 	if p == policy.ICMP {
-		return s.cfg.Egress.DialEcho(name, dst.Addr())
+		return d.DialEcho(name, dst.Addr())
 	}
-	return s.cfg.Egress.DialUDP(name, dst)
+	return d.DialUDP(name, dst)
 }
 
 // CannotGoOut is policy.ExplainQuery's: it tries, which sends nothing.
 func (s *Stack) CannotGoOut(p policy.Proto, name string, dst netip.AddrPort) string {
-	up, err := s.dialDatagrams(p, name, dst)
+	return CannotGoOut(s.cfg.Egress, p, name, dst)
+}
+
+// CannotGoOut is the same without a stack.
+func CannotGoOut(d Dialer, p policy.Proto, name string, dst netip.AddrPort) string {
+	up, err := dialDatagrams(d, p, name, dst)
 	switch {
 	case neverGoesOut(err):
 		return whyNever(p, err)

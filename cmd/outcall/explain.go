@@ -7,11 +7,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"outcall/policy"
 	"outcall/policy/escape"
+	"outcall/sandbox"
 	"outcall/sandbox/hostapi"
 )
 
@@ -74,7 +76,8 @@ func (a *app) explain(ctx context.Context, f *explainFlags, target string) (*pol
 }
 
 // explainLocal explains rules that no session has loaded. Names are resolved
-// by the host's own resolver, which the explanation says nothing about.
+// by the host's own resolver, which the explanation says nothing about, and
+// whether datagrams can go out is tried here.
 func (a *app) explainLocal(ctx context.Context, f *explainFlags, target string) (*policy.Explanation, error) {
 	if len(f.allow) > 0 {
 		if _, err := policy.AllowTargets(f.allow); err != nil {
@@ -96,6 +99,9 @@ func (a *app) explainLocal(ctx context.Context, f *explainFlags, target string) 
 		return nil, err
 	}
 	q := policy.ExplainQuery{Target: target, Who: policy.Who{Agent: f.agent}, Exe: f.exe}
+	if q.CannotGoOut, err = sandbox.CannotGoOut(os.Environ()); err != nil {
+		return nil, err
+	}
 	if f.ip != "" {
 		q.IP = netip.MustParseAddr(f.ip) // checked by explain
 	}

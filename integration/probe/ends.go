@@ -1,11 +1,15 @@
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // endsOp has one conversation and tells how it ended:
@@ -50,4 +54,47 @@ func endsOp(args []string) {
 		}
 		return "", fmt.Errorf("no such end: %s", how)
 	})
+}
+
+// urgentOp sends parts, those behind a "!" as urgent data, and reads until the
+// other side has no more for a moment; what comes as urgent data it does not see:
+// urgent ADDR:PORT [!]HEX...
+func urgentOp(args []string) {
+	attempt("urgent", args[0], func() (string, error) {
+		c, err := net.DialTimeout("tcp", args[0], wait)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		for _, a := range args[1:] {
+			b, err := hex.DecodeString(strings.TrimPrefix(a, "!"))
+			if err != nil {
+				return "", err
+			}
+			if a[0] == '!' {
+				err = sendUrgent(c, b)
+			} else {
+				_, err = c.Write(b)
+			}
+			if err != nil {
+				return "", err
+			}
+		}
+		c.SetReadDeadline(time.Now().Add(wait / 3))
+		b, err := io.ReadAll(io.LimitReader(c, 4096))
+		var ne net.Error
+		if errors.As(err, &ne) && ne.Timeout() {
+			err = nil
+		}
+		return string(b), err
+	})
+}
+
+func sendUrgent(c net.Conn, b []byte) error {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), b, unix.MSG_OOB, nil) })
+	return errors.Join(cerr, err)
 }

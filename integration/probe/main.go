@@ -29,7 +29,7 @@ type Line struct {
 var operations = map[string]func(args []string){
 	"tcp": tcpOp, "udp": udpOp, "icmp": icmpOp, "raw": rawOp, "tls": tlsOp, "bytes": bytesOp, "get": getOp, "scan": scanOp,
 	"flood": floodOp, "cable": cableOp, "idle": idleOp, "await": awaitOp, "hold": holdOp,
-	"keep": keepOp, "load": loadOp, "trips": tripsOp, "press": pressOp, "ends": endsOp, "h3": h3Op, "quic": quicOp, "segments": segmentsOp,
+	"keep": keepOp, "load": loadOp, "trips": tripsOp, "press": pressOp, "ends": endsOp, "h3": h3Op, "quic": quicOp, "segments": segmentsOp, "toobig": toobigOp, "urgent": urgentOp,
 	"dns": dnsOp, "dnsraw": dnsrawOp, "dnspipe": dnspipeOp, "sweep": sweepOp, "ws": wsOp, "answer": answerOp, "connect": connectOp, "serve": serveOp,
 	"families": familiesOp, "iouring": iouringOp, "keys": keysOp, "calls": callsOp, "foreign": foreignOp,
 	"signal": signalOp, "signals": signalsOp, "tiocsti": tiocstiOp, "crash": crashOp,

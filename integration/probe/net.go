@@ -156,8 +156,10 @@ func ping(to, payload string) (string, error) {
 		return "", err
 	}
 	family, proto, kind := unix.AF_INET, unix.IPPROTO_ICMP, byte(8)
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: a.Unmap().As4()}
-	if a.Is6() {
+	var sa unix.Sockaddr
+	if a.Is4() {
+		sa = &unix.SockaddrInet4{Addr: a.As4()}
+	} else {
 		family, proto, kind = unix.AF_INET6, unix.IPPROTO_ICMPV6, 128
 		sa = &unix.SockaddrInet6{Addr: a.As16()}
 	}

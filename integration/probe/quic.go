@@ -183,3 +183,46 @@ func segmentsOp(args []string) {
 		return fmt.Sprintf("%d of %d", got, size), nil
 	})
 }
+
+// toobigOp says a whole ClientHello over QUIC and then sends datagrams of SIZE
+// octets that must not be cut up, as a client does that measures its path, until
+// its kernel has heard that they are too large; it tells the width that the
+// kernel then knows: toobig ADDR:PORT NAME SIZE
+func toobigOp(args []string) {
+	attempt("toobig", args[0], func() (string, error) {
+		size, err := strconv.Atoi(args[2])
+		if err != nil {
+			return "", err
+		}
+		c, err := net.Dial("udp", args[0])
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		if err != nil {
+			return "", err
+		}
+		level, discover, width := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_MTU
+		if c.RemoteAddr().(*net.UDPAddr).IP.To4() == nil {
+			level, discover, width = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_MTU
+		}
+		cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, discover, unix.IP_PMTUDISC_DO) })
+		if err = errors.Join(cerr, err); err != nil {
+			return "", err
+		}
+		if _, err := c.Write(quictest.Hello([]byte("12345678"), args[1])); err != nil {
+			return "", err
+		}
+		short := append([]byte{0x40}, make([]byte, size-1)...)
+		for end := time.Now().Add(wait); err == nil && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			_, err = c.Write(short)
+		}
+		if !errors.Is(err, unix.EMSGSIZE) {
+			return "nobody told", err
+		}
+		mtu := 0
+		cerr = raw.Control(func(fd uintptr) { mtu, err = unix.GetsockoptInt(int(fd), level, width) })
+		return fmt.Sprint(mtu), errors.Join(cerr, err)
+	})
+}

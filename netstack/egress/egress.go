@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -41,7 +42,7 @@ type Dialer struct {
 
 // New checks cfg and returns a Dialer.
 func New(cfg Config) (*Dialer, error) {
-	d := &Dialer{cfg: cfg, net: net.Dialer{KeepAliveConfig: KeepAlive}}
+	d := &Dialer{cfg: cfg, net: net.Dialer{KeepAliveConfig: KeepAlive, Control: inline}}
 	if cfg.Proxy == nil {
 		return d, nil
 	}
@@ -56,6 +57,16 @@ func New(cfg Config) (*Dialer, error) {
 	hp := httpproxy.Config{HTTPSProxy: "http://proxy.invalid", NoProxy: cfg.NoProxy}
 	d.direct = hp.ProxyFunc()
 	return d, nil
+}
+
+// inline keeps urgent data of the outside at its place in the stream: the kernel
+// would take it out, and a byte would be missing inside.
+func inline(_, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("SO_OOBINLINE", err)
 }
 
 // A Conn is one connection to the outside.
