@@ -49,8 +49,12 @@ func (c *agentConn) Wait() (int, error) {
 	if n := c.Ready(); n > 0 && !timedOut(err) {
 		return n, nil
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		err = io.ErrNoProgress // cannot be: there was nothing, and no reason
+	case err == io.EOF && tcp.EndpointState(c.ep.State()) == tcp.StateError:
+		// A reset is told once, and a write was told: this is no end of the stream.
+		err = tcpErr(&tcpip.ErrConnectionReset{})
 	}
 	return 0, err
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -78,6 +79,9 @@ type Conn struct {
 	raw   syscall.RawConn
 	peek  [1]byte
 	early []byte // what the proxy sent behind its answer
+
+	writing sync.Mutex
+	reset   error // that a Write was told of
 }
 
 // Read implements net.Conn.
@@ -94,6 +98,17 @@ func (c *Conn) Read(b []byte) (int, error) {
 func Wrap(c *net.TCPConn) *Conn {
 	raw, _ := c.SyscallConn() // only a nil connection has none
 	return &Conn{TCPConn: c, raw: raw}
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(b []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	n, err := c.TCPConn.Write(b)
+	if errno := syscall.Errno(0); errors.As(err, &errno) && errno != syscall.EPIPE { // EPIPE: a FIN came first
+		c.reset = err
+	}
+	return n, err
 }
 
 // Wait waits until Read gives something at once, and returns how many octets.
@@ -116,9 +131,34 @@ func (c *Conn) Wait() (n int, err error) {
 	case err != nil:
 		return 0, fmt.Errorf("read from %s: %w", c.RemoteAddr(), err)
 	case n == 0:
-		return 0, io.EOF
+		return 0, c.ended()
 	}
 	return n, nil
+}
+
+// tcpClose is TCP_CLOSE of the kernel's states: both directions are over.
+const tcpClose = 7
+
+// ended is io.EOF, or the reset that ended the connection. The socket tells of
+// one only once, a Write as well as a read, and then reads as if all had come.
+func (c *Conn) ended() error {
+	over := false
+	err := c.raw.Control(func(fd uintptr) {
+		i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		over = err == nil && i.State == tcpClose
+	})
+	switch {
+	case err != nil:
+		return err // closed, and not by the peer's end
+	case !over:
+		return io.EOF
+	}
+	c.writing.Lock() // a Write to such a connection does not wait
+	defer c.writing.Unlock()
+	if c.reset != nil {
+		return fmt.Errorf("read from %s: %w", c.RemoteAddr(), c.reset)
+	}
+	return io.EOF
 }
 
 // Ready returns how many octets Read gives at once.

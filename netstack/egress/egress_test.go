@@ -275,3 +275,34 @@ func TestSOCKS(t *testing.T) {
 		t.Errorf("wrong password: %v", err)
 	}
 }
+
+// A reset that a Write was told of is no end of the stream to who reads; an
+// end that came before it is.
+func TestResetIsNoEnd(t *testing.T) {
+	for _, fin := range []bool{false, true} {
+		end := make(chan bool)
+		at := listen(t, func(c net.Conn) {
+			if fin {
+				_ = c.(*net.TCPConn).CloseWrite()
+			}
+			<-end
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+			end <- true
+		})
+		nc, err := net.Dial("tcp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := Wrap(nc.(*net.TCPConn))
+		defer c.Close()
+		end <- true
+		<-end
+		for err = nil; err == nil; _, err = io.WriteString(c, "x") {
+			time.Sleep(time.Millisecond)
+		}
+		if n, err := c.Wait(); n != 0 || (err == io.EOF) != fin || err == nil {
+			t.Errorf("FIN before %v: Wait: %d, %v", fin, n, err)
+		}
+	}
+}
