@@ -60,6 +60,53 @@ func TestBurdensLeaveOtherFlowsAlone(t *testing.T) {
 	}
 }
 
+// The house's limit of flows, where the process may have few files: with the
+// table full the longest idle flow goes, each new one is served, and the audit
+// tells of the limit.
+func TestFullFlowTable(t *testing.T) {
+	const files, flows, opened = 2048, 1024, 1500 // half of the files are for flows
+	b := harness.New(t)
+	a4, echo := b.V4(t, "api.allowed.test").String(), port(loadPort)
+	b.Stand(t, loadPort, plainEcho)
+	script := fmt.Sprintf("P=%[1]s; $P dns udp 10.200.0.1:53 A api.allowed.test; $P load idle %[2]d %[3]s:%[4]s & read go; $P trips 10 %[3]s:%[4]s; echo end; read go", harness.Probe, opened, a4, echo)
+	name := b.NewName()
+	args := append([]string{fmt.Sprintf("--nofile=%d:%d", files, files), harness.Outcall, "run", "--name", name}, harness.Allow("api.allowed.test", "api.allowed.test:"+echo)...)
+	cmd := b.Program("prlimit", append(args, "--", "sh", "-c", script)...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := b.Start(cmd)
+	defer func() { b.Outcall("stop", name); p.Wait() }()
+	p.WaitFor("loaded ")
+	fmt.Fprintln(in, "measure")
+	p.WaitFor("end")
+	mustContain(t, "what stood", p.Output(), fmt.Sprintf("loaded %d failed 0", opened))
+	for _, l := range (harness.Result{Stdout: p.Output()}).Lines(t) {
+		if !l.OK {
+			t.Errorf("%+v", l)
+		}
+	}
+	live := b.Start(b.Program("curl", "-sS", "--unix-socket", b.Runtime+"/outcall/"+name+"/host.sock", "http://localhost/api/v1/flows")).Wait().Must(t, 0)
+	if n := strings.Count(live.Stdout, `"id":"`); n > flows || n < flows/2 {
+		t.Errorf("%d flows are live, of at most %d", n, flows)
+	}
+	b.Outcall("stop", name).Must(t, 0)
+	p.Wait()
+	limits, ends := 0, 0
+	for _, e := range b.Events(t, name) {
+		switch {
+		case e.Event == "limit" && strings.Contains(e.Reason, fmt.Sprintf("more than %d flows", flows)):
+			limits += max(e.Count, 1)
+		case e.Event == "end", e.Event == "overflow": // more lines than a second may have
+			ends += max(e.Count, 1)
+		}
+	}
+	if limits < opened-flows || ends < opened {
+		t.Errorf("%d limits are told, and %d ends of flows or lines too many", limits, ends)
+	}
+}
+
 // D14: 50,000 questions a second, each for a name of its own that no rule allows,
 // for ten seconds: other flows are quick meanwhile, the supervisor is small, and
 // each that had an answer is in the audit's sums.

@@ -155,7 +155,8 @@ func TestK11ProcessOfAPing(t *testing.T) {
 	ping := `dns.query == "` + name + `" || network.hostname == "` + name + `" && network.protocol == "icmp"`
 	for what, items := range map[string]string{
 		"default policy": "  - {id: mine, action: allow, condition: '" + strings.ReplaceAll(ping, `"icmp"`, `"icmp" && process.name == "probe"`) + "'}\n",
-		"others":         "  - {id: others, priority: 1, action: block, condition: 'network.protocol == \"icmp\" && process.name != \"probe\"'}\n  - {id: a, action: allow, condition: '" + ping + "'}\n",
+		"others": "  - {id: others, priority: 1, action: block, condition: 'network.protocol == \"icmp\" && process.name != \"probe\"'}\n" +
+			"  - {id: a, action: allow, condition: '" + ping + "'}\n",
 	} {
 		k, m := b.Canary(t), b.Mark()
 		script := resolved(name)
