@@ -3,6 +3,7 @@ package netstack
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -139,5 +140,68 @@ func TestLargeChunksAreSplit(t *testing.T) {
 				break // cut off at a chunk's end
 			}
 		}
+	}
+}
+
+// Whatever is sent as a chunked body, what goes on says what the strict reader
+// says: the same octets, whole where that one finds it whole, and as much of
+// what follows is left.
+func TestChunksAgreeWithTheReader(t *testing.T) {
+	whole := 0
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		wire, _ := chunkedBody(r)
+		if len(wire) > 20000 {
+			continue
+		}
+		for range r.IntN(3) {
+			odd := []byte("\r\n\r\n00019afAFg;= \x00\xff-+x")
+			switch at := r.IntN(len(wire)); r.IntN(4) {
+			case 0:
+				wire[at] = odd[r.IntN(len(odd))]
+			case 1:
+				wire = append(wire[:at], wire[at+1:]...)
+			case 2:
+				wire = append(wire[:at], append([]byte{odd[r.IntN(len(odd))]}, wire[at:]...)...)
+			case 3:
+				wire = wire[:at+1]
+			}
+			if len(wire) == 0 {
+				wire = []byte("0")
+			}
+		}
+		wire = append(wire, "GET /next"...)
+		strict := bufio.NewReaderSize(bytes.NewReader(wire), smallBuffer)
+		want, wantErr := io.ReadAll(httphead.NewChunked(strict))
+		rest, _ := io.ReadAll(strict)
+
+		from := arriving(t, r, wire)
+		src := read{bufio.NewReaderSize(from, smallBuffer), from}
+		f := &flow{lender: from.l}
+		var out bytes.Buffer
+		framed := r.IntN(2) == 0
+		err := f.pump(&out, newChunks(src, framed, true), &f.in, nil)
+		got := out.Bytes()
+		if framed {
+			var gotErr error
+			got, gotErr = io.ReadAll(httphead.NewChunked(bufio.NewReader(&out)))
+			if (gotErr == nil) != (err == nil) {
+				t.Fatalf("seed %d: %q: %v, and what goes on: %v", seed, wire, err, gotErr)
+			}
+		}
+		if (err == nil) != (wantErr == nil) || !bytes.Equal(got, want) {
+			t.Fatalf("seed %d: %q went on as %q, %v; the reader: %q, %v", seed, wire, got, err, want, wantErr)
+		}
+		if err == nil {
+			whole++
+			if behind, err := io.ReadAll(src); !bytes.Equal(behind, rest) {
+				t.Fatalf("seed %d: behind %q: %q, %v; the reader leaves %q", seed, wire, behind, err, rest)
+			}
+		} else if errors.Is(err, io.EOF) {
+			t.Fatalf("seed %d: %q ends by EOF", seed, wire)
+		}
+	}
+	if whole < 200 {
+		t.Errorf("%d bodies were whole", whole)
 	}
 }
