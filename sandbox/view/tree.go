@@ -3,9 +3,9 @@ package view
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -209,35 +209,33 @@ func copyTo(name string, src *os.File) error {
 		err = f.Truncate(st.Size())
 	}
 	if err == nil {
-		err = pour(int(f.Fd()), int(src.Fd()), st.Size())
-	}
-	if errors.Is(err, unix.EINVAL) {
-		// A file system without splice (Linux 5.10 to 6.4). Nothing has moved.
-		_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{src}, make([]byte, copyBuffer))
+		err = pour(f, src, st.Size())
 	}
 	return errors.Join(err, f.Close())
 }
 
-// pour moves size bytes inside the kernel: the copy is the longest single step
-// of a start, and read(2) and write(2) would make two of it.
-func pour(dst, src int, size int64) error {
-	for at := int64(0); at < size; {
-		n, err := unix.Sendfile(dst, src, &at, int(min(size-at, copyChunk)))
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return fmt.Errorf("copy: %w", err)
-		case n == 0:
-			return fmt.Errorf("copy: %w", io.ErrUnexpectedEOF)
+// pour writes whole large pages from a mapping of the source, since what a
+// write(2) leaves of a new one the kernel fills with zeros first: the copy is
+// the longest single step of a start.
+func pour(dst, src *os.File, size int64) error {
+	if size == 0 {
+		return nil // which cannot be mapped
+	}
+	from, err := unix.Mmap(int(src.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("map the program: %w", err)
+	}
+	defer func() { _ = unix.Munmap(from) }()
+	for part := range slices.Chunk(from, largePage) {
+		if _, err := dst.Write(part); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-const (
-	copyChunk  = 8 << 20   // of one sendfile(2)
-	copyBuffer = 256 << 10 // of one read and write
-)
+// largePage is the size of one on most machines; elsewhere it is only a size.
+const largePage = 2 << 20
 
 // rootsProc are the parts of /proc that are written to with kernel uid 0 and no
 // capability: sysctls, PCI configuration space, interrupt affinities. Which of
