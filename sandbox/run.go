@@ -125,6 +125,7 @@ func Run(ctx context.Context, cfg Config) (int, error) {
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(sigs)
 
+	defer deferGC()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	startCtx, stopStart := interruptible(ctx, sigs)
