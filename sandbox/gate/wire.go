@@ -76,6 +76,7 @@ type conn struct {
 	wmu  sync.Mutex // one message at a time
 	fdmu sync.Mutex // shutdown against close; never held while anything waits
 	once sync.Once
+	buf  []byte // recv's
 }
 
 // connPair makes both ends, close-on-exec.
@@ -115,7 +116,10 @@ func (c *conn) send(m *message, fds ...int) error {
 
 // recv waits for one message. io.EOF means that the other end is gone.
 func (c *conn) recv() (*message, []int, error) {
-	buf := make([]byte, maxMessage)
+	if c.buf == nil {
+		c.buf = make([]byte, maxMessage)
+	}
+	buf := c.buf
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	var n, oobn, flags int
 	var err error
@@ -186,6 +190,7 @@ func (c *conn) close() {
 		c.fdmu.Lock()
 		defer c.fdmu.Unlock()
 		unix.Close(c.fd)
+		c.buf = nil
 		c.fd = -1 // a late send must not reach who gets the number next
 	})
 }
