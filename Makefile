@@ -14,7 +14,7 @@ NEEDS := curl:curl nft:nftables dig:bind9-dnsutils drill:ldnsutils unbound:unbou
 
 # and what only make clients starts
 TOOLS := wget:wget npm:npm /usr/bin/pip3:python3-pip /usr/bin/cargo:cargo java:openjdk-17-jdk-headless /usr/lib/postgresql/*/bin/initdb:postgresql redis-server:redis-server \
-	redis-cli:redis-tools chromium:chromium ssh-keyscan:openssh-client /usr/lib/python3/dist-packages/aiohttp:python3-aiohttp /usr/lib/python3/dist-packages/requests:python3-requests
+	redis-cli:redis-tools chromium:chromium firefox-esr:firefox-esr certutil:libnss3-tools mvn:maven openssl:openssl ssh-keyscan:openssh-client /usr/lib/python3/dist-packages/aiohttp:python3-aiohttp /usr/lib/python3/dist-packages/requests:python3-requests
 
 .PHONY: help build test unit integration ways users platform clients race lint bench microbench property fuzz repro deps clean
 

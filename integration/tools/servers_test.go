@@ -7,6 +7,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -14,6 +15,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/cgi"
 	"net/netip"
@@ -42,6 +44,7 @@ func serve(t *testing.T, b *harness.Bed) {
 	servePyPI(b)
 	serveGo(b)
 	serveAPT(t, b)
+	serveMaven(b)
 	servePage(b)
 	b.Origins.Handle("/socket/", websocket.Server{Handler: func(c *websocket.Conn) { io.Copy(c, c) }}) // whatever the Origin
 	servePostgres(t, b)
@@ -190,6 +193,35 @@ func serveGo(b *harness.Bed) {
 		"/allowed.test/tiny/@v/v1.0.0.zip": zipped([][2]string{
 			{"allowed.test/tiny@v1.0.0/go.mod", mod}, {"allowed.test/tiny@v1.0.0/tiny.go", "package tiny\n"}}),
 	})
+}
+
+// serveMaven serves a parent POM and a jar that a build loads as an extension:
+// what mvn fetches by itself, without plugins of a public repository.
+func serveMaven(b *harness.Bed) {
+	pom := func(group, artifact, version, packaging string) []byte {
+		return []byte("<project><modelVersion>4.0.0</modelVersion><groupId>" + group + "</groupId><artifactId>" + artifact +
+			"</artifactId><version>" + version + "</version><packaging>" + packaging + "</packaging></project>\n")
+	}
+	jar := zipped([][2]string{{"META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n"}, {"tiny.txt", "tiny jar of maven\n"}})
+	files := bodies{
+		"/test/allowed/tiny-parent/1.0/tiny-parent-1.0.pom": pom("test.allowed", "tiny-parent", "1.0", "pom"),
+		"/test/allowed/tiny-jar/1.0/tiny-jar-1.0.pom":       pom("test.allowed", "tiny-jar", "1.0", "jar"),
+		"/test/allowed/tiny-jar/1.0/tiny-jar-1.0.jar":       jar,
+		// mvn wants this one beside every extension.
+		"/org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.pom": pom("org.codehaus.plexus", "plexus-utils", "1.1", "jar"),
+		"/org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1.jar": jar,
+	}
+	for path, body := range maps.Clone(files) {
+		files[path+".sha1"] = fmt.Appendf(nil, "%x", sha1.Sum(body))
+	}
+	b.Origins.Handle("/maven/", files)
+	repo := "https://" + web + "/maven/"
+	b.Write("tools/settings.xml", "<settings><mirrors><mirror><id>world</id><mirrorOf>*</mirrorOf><url>"+repo+"</url></mirror></mirrors></settings>\n")
+	b.Write("tools/pom.xml", `<project><modelVersion>4.0.0</modelVersion>
+<parent><groupId>test.allowed</groupId><artifactId>tiny-parent</artifactId><version>1.0</version><relativePath/></parent>
+<artifactId>a</artifactId><packaging>pom</packaging>
+<build><extensions><extension><groupId>test.allowed</groupId><artifactId>tiny-jar</artifactId><version>1.0</version></extension></extensions></build></project>
+`)
 }
 
 func serveAPT(t *testing.T, b *harness.Bed) {
