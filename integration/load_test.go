@@ -128,8 +128,11 @@ func TestD14QuestionsLeaveOtherFlowsAlone(t *testing.T) {
 	before := peakMemory(t, p.Cmd.Process.Pid)
 	fmt.Fprintln(in, "press")
 	p.WaitFor("pressing")
+	other := b.StartSandbox(harness.Allow("api.allowed.test", "api.allowed.test:"+echo), "sh", "-c", // another session's
+		fmt.Sprintf("%[1]s dns udp 10.200.0.1:53 A api.allowed.test; %[1]s trips 20 %[2]s:%[3]s", harness.Probe, a4, echo))
 	fmt.Fprintln(in, "measure")
 	p.WaitFor("end\n")
+	beside := other.Wait().Must(t, 0)
 	if strings.Contains(p.Output(), "over") || strings.Contains(p.Output(), `"op":"press"`) {
 		t.Fatalf("the questions were over before the flows were measured: %s", p.Output())
 	}
@@ -142,6 +145,12 @@ func TestD14QuestionsLeaveOtherFlowsAlone(t *testing.T) {
 		t.Errorf("the supervisor has held %d KiB more", grown)
 	}
 	pressed(t, b, r, rate)
+	for _, l := range beside.Lines(t) {
+		var old, fresh int
+		if _, err := fmt.Sscan(l.Data, &old, &fresh); !l.OK || l.Op == "trips" && (err != nil || old > otherFlows || fresh > otherFlows) {
+			t.Errorf("another session: %+v", l)
+		}
+	}
 	if b.DNS.Asked("press.evil.test") {
 		t.Error("a denied question left")
 	}

@@ -99,6 +99,9 @@ const (
 	// DNS datagrams. A packet beyond is lost, and costs a retransmission.
 	maxPackets   = 256
 	maxQuestions = 1024
+	// maxOfSocket is the number of DNS datagrams of one socket in work: more than
+	// any resolver library asks at once.
+	maxOfSocket = 128
 	// maxRenewed is the number of names of one address that one SYN resolves
 	// again: a shared address can have had more than anyone uses.
 	maxRenewed = 16

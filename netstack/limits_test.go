@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -74,6 +76,39 @@ func TestD14QuestionSlots(t *testing.T) {
 	}
 	roundTrip(t, old, "still here\n")
 	roundTrip(t, b.connect(ap(shared, 22)), "and new ones\n")
+}
+
+// One socket that asks without end leaves slots to every other.
+func TestD14OneSocket(t *testing.T) {
+	b := newBed(t, rule("a", "allow", allowA))
+	hold := make(chan struct{})
+	b.cfg.DNS = &heldNames{b.names, hold}
+	ask := func(from uint16) {
+		raw := udpPacket(ap(agent4, from), ap(gw4, dnsPort), []byte("question"))
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(raw)})
+		b.cfg.Link.Endpoint().DeliverNetworkPacket(header.IPv4ProtocolNumber, pkt)
+		pkt.DecRef()
+	}
+	const beyond = 100
+	for range maxOfSocket + beyond {
+		ask(1024)
+	}
+	if n, lost := len(b.questions), b.Stats().Lost; n != maxOfSocket || lost != beyond {
+		t.Errorf("%d questions of one socket in work, %d lost", n, lost)
+	}
+	b.log.wait(t, "limit", func(e policy.Event) bool { return e.Event == "limit" && strings.Contains(e.Reason, "of one socket") })
+	ask(1025)
+	if n := len(b.questions); n != maxOfSocket+1 {
+		t.Errorf("%d questions in work, with another socket's", n)
+	}
+	close(hold)
+	for end := time.Now().Add(patience); len(b.questions) > 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	b.askers.mu.Lock()
+	defer b.askers.mu.Unlock()
+	if n := len(b.askers.m); n != 0 {
+		t.Errorf("%d sockets are still counted", n)
+	}
 }
 
 // One SYN to an address that has had many names resolves some of them again.

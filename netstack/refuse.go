@@ -191,9 +191,45 @@ func (s *Stack) question(id stack.TransportEndpointID, pkt *stack.PacketBuffer) 
 	src := netip.AddrPortFrom(fromAddr(id.RemoteAddress), id.RemotePort)
 	dst := netip.AddrPortFrom(fromAddr(id.LocalAddress), id.LocalPort)
 	msg := pkt.Data().AsRange().ToSlice()
-	s.later(s.questions, func(ctx context.Context) {
+	if !s.askers.enter(src) {
+		s.stats.lost.Add(1)
+		s.limited("more than %d questions of one socket wait for an answer", maxOfSocket)
+		return
+	}
+	if !s.later(s.questions, func(ctx context.Context) {
+		defer s.askers.leave(src)
 		if reply := s.cfg.DNS.ServeUDP(ctx, src, dst, msg); reply != nil {
 			s.inject(udpPacket(dst, src, reply))
 		}
-	})
+	}) {
+		s.askers.leave(src)
+	}
+}
+
+// askers count the questions in work of each socket, so that one that asks
+// without end leaves slots to the others. There are no more of them than slots.
+type askers struct {
+	mu sync.Mutex
+	m  map[netip.AddrPort]int
+}
+
+func (a *askers) enter(src netip.AddrPort) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.m == nil {
+		a.m = map[netip.AddrPort]int{}
+	}
+	if a.m[src] >= maxOfSocket {
+		return false
+	}
+	a.m[src]++
+	return true
+}
+
+func (a *askers) leave(src netip.AddrPort) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.m[src]--; a.m[src] <= 0 {
+		delete(a.m, src)
+	}
 }

@@ -39,6 +39,7 @@ type Stack struct {
 	gates              gates
 	syns               synTable
 	asked              judgingSet
+	askers             askers
 	packets, questions chan struct{} // slots of packets and DNS datagrams in work
 	beside             chan struct{} // slots of dials beside another one of the same flow
 
@@ -197,24 +198,25 @@ func (s *Stack) leave() {
 }
 
 // later serves one packet on a goroutine of its own, in one of slots, or
-// loses it.
-func (s *Stack) later(slots chan struct{}, f func(context.Context)) {
+// loses it, and tells which.
+func (s *Stack) later(slots chan struct{}, f func(context.Context)) bool {
 	select {
 	case slots <- struct{}{}:
 	default:
 		s.stats.lost.Add(1)
 		s.limited("more than %d packets wait for an answer", cap(slots))
-		return
+		return false
 	}
 	if !s.enter() {
 		<-slots
-		return
+		return false
 	}
 	go func() {
 		defer s.wg.Done()
 		defer func() { <-slots }()
 		s.guard("packet", func() { f(s.ctx) })
 	}()
+	return true
 }
 
 // guard keeps a panic inside one packet or flow: no verdict is a deny, and the
