@@ -181,7 +181,7 @@ func (q *request) accept() (*agentConn, error) {
 // of MaxFlows. The way to the agent takes less than a millisecond: the smallest
 // still carries tens of megabytes a second.
 const (
-	fullBuffer   = 1 << 20
+	fullBuffer   = 2 << 20
 	leastBuffer  = 32 << 10
 	bufferBudget = 64 << 20
 )

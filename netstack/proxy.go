@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -216,7 +217,9 @@ func (h *httpConn) connect(ctx context.Context, r *httphead.Request) error {
 	if _, err := h.c.Write([]byte("HTTP/1.1 200 Connection Established\r\n\r\n")); err != nil {
 		return err
 	}
-	d := &duplex{s: h.s, f: h.f, agent: &buffered{stream: h.c, src: read{h.br, h.in}}, up: up, proc: h.proc,
+	rest, _ := h.br.Peek(h.br.Buffered()) // what is buffered is there
+	h.br = nil                            // no request follows, and a tunnel may be idle for long
+	d := &duplex{s: h.s, f: h.f, agent: &buffered{stream: h.c, src: &prefixed{bytes.Clone(rest), h.in}}, up: up, proc: h.proc,
 		dst: j.dst, name: h.f.info().Host, hold: j.rul.hold}
 	if t.auth.IsAddr() {
 		d.name = j.rul.Name
