@@ -128,10 +128,7 @@ func Run(ctx context.Context, cfg Config) (int, error) {
 	defer deferGC()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	startCtx, stopStart := interruptible(ctx, sigs)
-	err := s.start(startCtx)
-	stopStart()
-	if err != nil {
+	if err := untilSignal(ctx, sigs, s.start); err != nil {
 		s.end(context.WithoutCancel(ctx))
 		return ExitSetup, err
 	}
@@ -141,20 +138,29 @@ func Run(ctx context.Context, cfg Config) (int, error) {
 	return code, err
 }
 
-// interruptible returns a context that ends when a signal arrives; the signal
-// stays in the channel.
-func interruptible(ctx context.Context, sigs chan os.Signal) (context.Context, func()) {
+// untilSignal runs start with a context that ends when a signal arrives. That
+// signal is used up: a start that stands before it has taken notice is none.
+func untilSignal(ctx context.Context, sigs <-chan os.Signal, start func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	done, stopped := make(chan struct{}), make(chan struct{})
+	var interrupted error
 	go func() {
 		defer close(stopped)
 		select {
 		case sig := <-sigs:
-			cancel(fmt.Errorf("interrupted by %v", sig))
+			interrupted = fmt.Errorf("interrupted by %v", sig)
+			cancel(interrupted)
 		case <-done:
 		}
 	}()
-	return ctx, func() { close(done); <-stopped; cancel(nil) }
+	err := start(ctx)
+	close(done)
+	<-stopped
+	if err == nil {
+		err = interrupted
+	}
+	return err
 }
 
 // start makes every layer, in the order in which they stand on each other.
