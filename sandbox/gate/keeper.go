@@ -81,8 +81,9 @@ func keeperMain(c *conn) int {
 		k.finish()
 	}()
 	k.serve()
-	k.stop() // and init, for which finish may still wait
+	k.init.kill() // finish may wait for it, or be about to start a stage that stop is to end
 	<-finished
+	k.stop()
 	return 0
 }
 

@@ -6,8 +6,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"outcall/sandbox/idmap"
+	"outcall/sandbox/view"
 )
 
 // waiting lists the stages that wait to become a command.
@@ -78,6 +82,36 @@ func TestDiscardedLaunch(t *testing.T) {
 		Launch(deadline(t), options(t).IDs).Discard()
 		if kids := children(); len(kids) != 0 {
 			t.Fatalf("processes are left: %v", kids)
+		}
+	}
+}
+
+// A gatekeeper that is ended at any moment of its start leaves nothing to the
+// next reaper above it, also without a pid namespace around what it started.
+func TestClosedWhileTheViewIsMade(t *testing.T) {
+	needNamespaces(t)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
+	for _, weak := range []bool{false, true} {
+		o := options(t, func(_ *idmap.Request, v *view.Options) { v.WeakProc = weak })
+		for i := range 40 {
+			c, err := Launch(deadline(t), o.IDs).Begin(deadline(t), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(i) * 750 * time.Microsecond)
+			if err := c.Close(); err != nil {
+				t.Errorf("without proc %v, closed after %d steps: %v", weak, i, err)
+			}
+			for _, p := range processes() {
+				if p.parent == os.Getpid() {
+					text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+					t.Errorf("without proc %v, closed after %d steps: left: %s", weak, i, text)
+					_, _ = unix.Wait4(p.pid, nil, 0, nil)
+				}
+			}
 		}
 	}
 }
