@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"outcall/netstack/link"
@@ -41,17 +43,20 @@ const (
 )
 
 // deferGC puts the first garbage collection off until the session has settled,
-// unless GOGC says how it is to be. What it returns ends that.
+// unless GOGC says how it is to be. What it returns ends that, and so does a
+// collection: of many rules more lives on than startGC is meant for.
 func deferGC() (stop func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}
 	old := debug.SetGCPercent(startGC)
-	t := time.AfterFunc(settled, func() { debug.SetGCPercent(old) })
+	end := sync.OnceFunc(func() { debug.SetGCPercent(old) })
+	t := time.AfterFunc(settled, end)
+	type garbage struct{ _ *int } // a pointer keeps it from sharing its block with what lives
+	runtime.AddCleanup(&garbage{}, func(struct{}) { end() }, struct{}{})
 	return func() {
-		if t.Stop() {
-			debug.SetGCPercent(old)
-		}
+		t.Stop()
+		end()
 	}
 }
 
