@@ -119,7 +119,7 @@ func pressOp(args []string) {
 				}
 			}
 		}()
-		start, sent, refused := time.Now(), 0, 0
+		start, sent, refused, told := time.Now(), 0, 0, false
 		for total := rate * seconds; sent < total; {
 			for due := min(total, int(float64(rate)*time.Since(start).Seconds())); sent < due; sent++ {
 				binary.BigEndian.PutUint16(msg, uint16(sent))
@@ -128,7 +128,8 @@ func pressOp(args []string) {
 					refused++ // the kernel's own queue is full
 				}
 			}
-			if sent >= rate && sent < rate+rate/500 {
+			if sent >= rate && !told {
+				told = true
 				fmt.Println("pressing", sent)
 			}
 			time.Sleep(time.Millisecond)
