@@ -171,6 +171,9 @@ func (s *Stack) Run(ctx context.Context) error {
 	s.flows.killAll(errStopped)
 	s.leave()
 	s.net.Close()
+	// RemoveNIC waits for the link's readers under the lock of the stack, which a
+	// reader that delivers by itself takes for each packet: it ends first.
+	s.cfg.Link.Endpoint().Attach(nil)
 	if e := s.net.RemoveNIC(nic); e != nil {
 		err = errors.Join(err, fmt.Errorf("netstack: remove interface: %w", tcpErr(e)))
 	}
