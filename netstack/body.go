@@ -159,7 +159,7 @@ func (c *chunks) Wait() (int, error) {
 	}
 	if c.left > 0 {
 		if _, err := c.src.Wait(); err != nil {
-			return 0, noEOF(err)
+			return 0, httphead.NoEOF(err)
 		}
 	}
 	return c.Ready(), nil
@@ -177,7 +177,7 @@ func (c *chunks) Read(b []byte) (n int, err error) {
 			if c.left -= int64(k); c.left == 0 && c.framed {
 				c.line = []byte(crlf)
 			}
-			err = noEOF(err)
+			err = httphead.NoEOF(err)
 		case c.left == 0 && c.end && n == 0:
 			err = io.EOF
 		case c.left == 0 && !c.end && (n == 0 || c.lineReady()):
@@ -234,12 +234,4 @@ func (c *chunks) lineReady() bool {
 	b, _ := c.src.Peek(c.src.Buffered()) // what is buffered is there
 	b, ok := bytes.CutPrefix(b, []byte(crlf))
 	return ok && b != nil && bytes.IndexByte(b, '\n') > 0 && b[0] != '0'
-}
-
-// noEOF is err where the end of the stream is one too early.
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -60,7 +60,7 @@ var streams = []streamed{
 		_, _ = c.Read(make([]byte, 16))
 		_ = repeat(c, body, n, "", "")
 	}, func(c net.Conn, body []byte, n int) error {
-		if _, err := io.WriteString(c, "raw it is\n"); err != nil {
+		if _, err := io.WriteString(c, rawWord); err != nil {
 			return err
 		}
 		return discardAll(c, n*len(body))
@@ -163,7 +163,7 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 		c := b.connect(dst)
 		first := "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
 		if framing == "" {
-			first = "raw it is\n"
+			first = rawWord
 		}
 		_, _ = io.WriteString(c, first)
 		var body io.Reader = &slowly{r: c}

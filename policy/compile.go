@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common"
@@ -146,7 +145,7 @@ func splitOr(e ast.Expr, out []ast.Expr) []ast.Expr {
 	return append(out, e)
 }
 
-var undeclaredRef = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^undeclared reference to '([^']*)'`) })
+var undeclaredRef = regexp.MustCompile(`^undeclared reference to '([^']*)'`)
 
 // celFindings turns cel-go's issues into ours: one line each, without its
 // container suffix and its own suggestions.
@@ -154,7 +153,7 @@ func celFindings(iss *cel.Issues, text string) []finding {
 	var out []finding
 	for _, e := range iss.Errors() {
 		msg := strings.TrimSpace(strings.SplitN(e.Message, "\n", 2)[0])
-		if m := undeclaredRef().FindStringSubmatch(msg); m != nil {
+		if m := undeclaredRef.FindStringSubmatch(msg); m != nil {
 			msg = "undefined identifier '" + m[1] + "'" + suggest(m[1], functionNames)
 		}
 		msg = strings.TrimPrefix(msg, "Syntax error: ")

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -89,10 +88,10 @@ func (f *ruleFile) fail(line int, format string, args ...any) {
 	f.errs.add(f.src.Path, line, format, args...)
 }
 
-var yamlLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`) })
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
 
 func (f *ruleFile) yamlError(err error) {
-	m := yamlLine().FindStringSubmatch(strings.SplitN(err.Error(), "\n", 2)[0])
+	m := yamlLine.FindStringSubmatch(strings.SplitN(err.Error(), "\n", 2)[0])
 	if m == nil {
 		f.fail(0, "YAML parse error: %v", err)
 		return
@@ -210,7 +209,7 @@ var reservedIDs = map[string]bool{"active": true, "counters": true, "flush": tru
 // ReservedIDs returns the ids that no rule can have.
 func ReservedIDs() []string { return slices.Sorted(maps.Keys(reservedIDs)) }
 
-var validID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]+$`) })
+var validID = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func (f *ruleFile) id(r *fileRule, n *yaml.Node) {
 	n = resolve(n)
@@ -223,7 +222,7 @@ func (f *ruleFile) id(r *fileRule, n *yaml.Node) {
 	case !ok:
 	case len(t.text) > MaxID:
 		f.fail(n.Line, "the id is longer than %d characters", MaxID)
-	case !validID().MatchString(t.text):
+	case !validID.MatchString(t.text):
 		f.fail(n.Line, "the id %q may hold only letters, digits, '.', '_' and '-'", t.text)
 	case reservedIDs[t.text]:
 		f.fail(n.Line, "the id %q is reserved", t.text)

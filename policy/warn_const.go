@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
@@ -51,7 +50,7 @@ func neverIs(u textUse) string {
 		if v := strings.ToUpper(u.value); v != u.value {
 			return "it is upper case" + meant(v)
 		}
-		if u.field == DNSRecordType && !u.below && !recordTypes[u.value] && !otherType().MatchString(u.value) {
+		if u.field == DNSRecordType && !u.below && !recordTypes[u.value] && !otherType.MatchString(u.value) {
 			return "no such type is known" + suggest(u.value, slices.Sorted(maps.Keys(recordTypes)))
 		}
 	case HTTPPath:
@@ -67,7 +66,7 @@ func neverIs(u textUse) string {
 			return "it is the last part of process.exe"
 		}
 	case AgentName:
-		if m := numbered().FindStringSubmatch(u.value); m != nil && !u.below {
+		if m := numbered.FindStringSubmatch(u.value); m != nil && !u.below {
 			return "a name's trailing number is not part of it" + meant(m[1])
 		}
 	}
@@ -86,10 +85,10 @@ var recordTypes = func() map[string]bool {
 	return m
 }()
 
-var otherType = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^TYPE[0-9]{1,5}$`) })
+var otherType = regexp.MustCompile(`^TYPE[0-9]{1,5}$`)
 
 // numbered is a name that a second session of an agent has.
-var numbered = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(.+)-[0-9]+$`) })
+var numbered = regexp.MustCompile(`^(.+)-[0-9]+$`)
 
 func meant(v string) string { return fmt.Sprintf(" (did you mean %s?)", v) }
 

@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -101,7 +100,7 @@ func (f *ruleFile) boolean(n *yaml.Node, what string) bool {
 
 func (f *ruleFile) integer(n *yaml.Node, what string, low, high int64) int64 {
 	// 010 is eight to some readers and ten to others: no form but the plain one.
-	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" && plainNumber().MatchString(n.Value) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" && plainNumber.MatchString(n.Value) {
 		v, err := strconv.ParseInt(n.Value, 10, 64)
 		if err == nil && v >= low && v <= high {
 			return v
@@ -111,7 +110,7 @@ func (f *ruleFile) integer(n *yaml.Node, what string, low, high int64) int64 {
 	return low
 }
 
-var plainNumber = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`) })
+var plainNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
 
 // disguised refuses characters by which a file shows other text than it holds:
 // line breaks that YAML's readers, and people's editors, do not agree on (a

@@ -49,10 +49,11 @@ func (a agentBackend) Judge(ctx context.Context, q *agentapi.Question) agentapi.
 	if q.Call != nil {
 		f.SetCall(*q.Call)
 	}
-	o := snap.Step(f)
+	step := snap.Step
 	if q.Call != nil {
-		o = snap.StepCall(f)
+		step = snap.StepCall
 	}
+	o := step(f)
 	if q.Call == nil || o.Word == policy.Deny && o.Rule != nil {
 		return a.observed(policy.Act(policy.LayerRun, "", o, false) == policy.Pass,
 			agentapi.Verdict{Rule: o.RuleID(), Reason: o.Reason})

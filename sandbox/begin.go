@@ -5,10 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
-	"sync"
-	"time"
 
 	"outcall/netstack/link"
 	"outcall/policy"
@@ -34,34 +30,8 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	return s.openAudit(ctx)
 }
 
-const (
-	// startGC keeps the collector, which begins at 4 MiB, out of a start: that
-	// makes 5 MiB with few rules, and most of it is garbage at once.
-	startGC = 400
-	// settled is when a session is no start any more.
-	settled = 3 * time.Second
-)
-
-// deferGC puts the first garbage collection off until the session has settled,
-// unless GOGC says how it is to be. What it returns ends that, and so does a
-// collection: of many rules more lives on than startGC is meant for.
-func deferGC() (stop func()) {
-	if os.Getenv("GOGC") != "" {
-		return func() {}
-	}
-	old := debug.SetGCPercent(startGC)
-	end := sync.OnceFunc(func() { debug.SetGCPercent(old) })
-	t := time.AfterFunc(settled, end)
-	type garbage struct{ _ *int } // a pointer keeps it from sharing its block with what lives
-	runtime.AddCleanup(&garbage{}, func(struct{}) { end() }, struct{}{})
-	return func() {
-		t.Stop()
-		end()
-	}
-}
-
 // launch starts the gatekeeper while the supervisor finds out what it is to
-// make. An error is told by startSandbox.
+// make. What fails is told by startSandbox.
 func (s *supervisor) launch(ctx context.Context) error {
 	s.pending = gate.Launch(ctx, s.ids)
 	return nil
@@ -78,8 +48,8 @@ func (s *supervisor) startSandbox(ctx context.Context) error {
 	if at := s.notItsOwn(); at != "" {
 		s.notes = append(s.notes, at+" ("+asRootMend+")")
 	}
-	if s.pending == nil {
-		_ = s.launch(ctx)
+	if s.pending == nil { // a trial of doctor's has nothing to do meanwhile
+		s.pending = gate.Launch(ctx, s.ids)
 	}
 	g, err := s.pending.Begin(ctx, gate.Options{
 		IDs: s.ids, View: spec,

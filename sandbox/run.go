@@ -125,7 +125,6 @@ func Run(ctx context.Context, cfg Config) (int, error) {
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(sigs)
 
-	defer deferGC()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := untilSignal(ctx, sigs, s.start); err != nil {

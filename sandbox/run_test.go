@@ -12,7 +12,7 @@ import (
 // it has been taken from the channel, so the session would never hear of it.
 func TestSignalAtTheEndOfAStart(t *testing.T) {
 	sigs := make(chan os.Signal, 1)
-	err := untilSignal(context.Background(), sigs, func(ctx context.Context) error {
+	err := untilSignal(t.Context(), sigs, func(ctx context.Context) error {
 		sigs <- syscall.SIGTERM
 		<-ctx.Done()
 		return nil
@@ -26,7 +26,7 @@ func TestSignalAtTheEndOfAStart(t *testing.T) {
 // is told as it is.
 func TestSignalAfterAStart(t *testing.T) {
 	sigs := make(chan os.Signal, 1)
-	if err := untilSignal(context.Background(), sigs, func(context.Context) error { return nil }); err != nil {
+	if err := untilSignal(t.Context(), sigs, func(context.Context) error { return nil }); err != nil {
 		t.Errorf("the start: %v", err)
 	}
 	sigs <- syscall.SIGTERM
@@ -34,7 +34,7 @@ func TestSignalAfterAStart(t *testing.T) {
 		t.Error("the signal was taken")
 	}
 	failed := errors.New("no table")
-	if err := untilSignal(context.Background(), make(chan os.Signal), func(context.Context) error { return failed }); !errors.Is(err, failed) {
+	if err := untilSignal(t.Context(), make(chan os.Signal), func(context.Context) error { return failed }); !errors.Is(err, failed) {
 		t.Errorf("a start that failed: %v", err)
 	}
 }

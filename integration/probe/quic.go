@@ -11,8 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -152,24 +154,34 @@ func hostile(kind string, id []byte, allowed, denied string) [][]byte {
 	panic(errors.New("quic: no kind " + kind))
 }
 
+// datagrams is a UDP socket that is connected and has one option set.
+func datagrams(to string, level, option, value int) (net.Conn, syscall.RawConn, error) {
+	c, err := net.Dial("udp", to)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := c.(*net.UDPConn).SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, value) })
+		err = errors.Join(cerr, err)
+	}
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, raw, nil
+}
+
 // segmentsOp sends ten datagrams in one call, as QUIC clients do (UDP_SEGMENT),
 // and counts what an echo server gives back: segments ADDR:PORT.
 func segmentsOp(args []string) {
 	const size, n = 1200, 10
 	attempt("segments", args[0], func() (string, error) {
-		c, err := net.Dial("udp", args[0])
+		c, _, err := datagrams(args[0], unix.IPPROTO_UDP, unix.UDP_SEGMENT, size)
 		if err != nil {
 			return "", err
 		}
 		defer c.Close()
-		raw, err := c.(*net.UDPConn).SyscallConn()
-		if err != nil {
-			return "", err
-		}
-		cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, size) })
-		if err = errors.Join(cerr, err); err != nil {
-			return "", err
-		}
 		if _, err := c.Write(make([]byte, n*size)); err != nil {
 			return "", err
 		}
@@ -194,23 +206,19 @@ func toobigOp(args []string) {
 		if err != nil {
 			return "", err
 		}
-		c, err := net.Dial("udp", args[0])
-		if err != nil {
-			return "", err
-		}
-		defer c.Close()
-		raw, err := c.(*net.UDPConn).SyscallConn()
+		to, err := netip.ParseAddrPort(args[0])
 		if err != nil {
 			return "", err
 		}
 		level, discover, width := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_MTU
-		if c.RemoteAddr().(*net.UDPAddr).IP.To4() == nil {
+		if to.Addr().Is6() {
 			level, discover, width = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_MTU
 		}
-		cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, discover, unix.IP_PMTUDISC_DO) })
-		if err = errors.Join(cerr, err); err != nil {
+		c, raw, err := datagrams(args[0], level, discover, unix.IP_PMTUDISC_DO)
+		if err != nil {
 			return "", err
 		}
+		defer c.Close()
 		if _, err := c.Write(quictest.Hello([]byte("12345678"), args[1])); err != nil {
 			return "", err
 		}
@@ -222,7 +230,7 @@ func toobigOp(args []string) {
 			return "nobody told", err
 		}
 		mtu := 0
-		cerr = raw.Control(func(fd uintptr) { mtu, err = unix.GetsockoptInt(int(fd), level, width) })
+		cerr := raw.Control(func(fd uintptr) { mtu, err = unix.GetsockoptInt(int(fd), level, width) })
 		return fmt.Sprint(mtu), errors.Join(cerr, err)
 	})
 }

@@ -44,7 +44,7 @@ func (c *Chunked) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b[:min(int64(len(b)), c.left)])
 	c.left -= int64(n)
 	if err != nil {
-		c.err = noEOF(err)
+		c.err = NoEOF(err)
 	}
 	return n, c.err
 }
@@ -60,7 +60,8 @@ func (c *Chunked) Next() (size int64, err error) {
 	return size, c.err
 }
 
-func noEOF(err error) error {
+// NoEOF is err where the end of the stream is one too early.
+func NoEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
@@ -140,7 +141,7 @@ func (c *Chunked) line(limit int) (string, error) {
 	for {
 		o, err := c.r.ReadByte()
 		if err != nil {
-			return "", noEOF(err)
+			return "", NoEOF(err)
 		}
 		if b = append(b, o); len(b) > limit {
 			return "", errChunk

@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
@@ -150,16 +149,16 @@ func inline(n *yaml.Node) string {
 }
 
 var (
-	bareKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`) })
-	bareID  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`) })
+	bareKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+	bareID  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
 )
 
 // word writes a key.
 func word(n *yaml.Node) string {
-	if n.ShortTag() != "!!str" || bareKey().MatchString(n.Value) && n.Style == 0 {
+	if n.ShortTag() != "!!str" || bareKey.MatchString(n.Value) && n.Style == 0 {
 		return n.Value
 	}
-	if bareKey().MatchString(n.Value) && !looksOther(n.Value) {
+	if bareKey.MatchString(n.Value) && !looksOther(n.Value) {
 		return n.Value
 	}
 	return quoted(n.Value)
@@ -248,7 +247,7 @@ func (w *writer) scalar(it *item, head string, indent int, beside string) {
 			return
 		}
 		w.line(head + " " + code(s) + beside)
-	case bareID().MatchString(s) && !looksOther(s) && (it.key == nil || it.key.Value != "description"):
+	case bareID.MatchString(s) && !looksOther(s) && (it.key == nil || it.key.Value != "description"):
 		w.line(head + " " + s + beside)
 	case it.key != nil && it.key.Value == "version":
 		w.line(head + " " + strconv.Quote(s) + beside)

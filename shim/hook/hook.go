@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -179,12 +178,12 @@ func about(q *ask.Question) string {
 	return s
 }
 
-var denialID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\bd-[0-9a-f]{8}\b`) })
+var denialID = regexp.MustCompile(`\bd-[0-9a-f]{8}\b`)
 
 // denial is what the agent is to read: who denied what, why, and what to do.
 func denial(q *ask.Question, v ask.Verdict) string {
 	s := fmt.Sprintf("denied by %s: %s: %s.", v.Rule, about(q), v.Reason)
-	if id := denialID().FindString(v.Reason); id != "" {
+	if id := denialID.FindString(v.Reason); id != "" {
 		s += " Do not retry; `outcall-agent why " + id + "` tells which rule would allow it."
 	}
 	return s

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 
 	"outcall/shim/ask"
 	"outcall/shim/shellcmd"
@@ -289,7 +288,7 @@ func (t *toolCall) search(base, glob string) ([]*ask.Question, error) {
 		fixed = glob[:strings.LastIndexByte(glob[:i], '/')+1]
 	}
 	// Alternatives begin anew where they begin with a slash.
-	if rest := glob[len(fixed):]; strings.Contains(rest, "..") || strings.Contains(rest, `\`) || alternative().MatchString(rest) {
+	if rest := glob[len(fixed):]; strings.Contains(rest, "..") || strings.Contains(rest, `\`) || alternative.MatchString(rest) {
 		return nil, fmt.Errorf("the pattern %s leads upwards, or may", glob)
 	}
 	if filepath.IsAbs(fixed) {
@@ -300,7 +299,7 @@ func (t *toolCall) search(base, glob string) ([]*ask.Question, error) {
 	return t.file("read", dir)
 }
 
-var alternative = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[{,(|]/`) })
+var alternative = regexp.MustCompile(`[{,(|]/`)
 
 // fetch asks about the URL under a key.
 func fetch(key string) reader {

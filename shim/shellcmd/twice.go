@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"mvdan.cc/sh/v3/syntax"
 )
@@ -42,9 +41,9 @@ func newValues() values {
 var integers = []string{"RANDOM", "SRANDOM", "SECONDS", "LINENO", "OPTIND", "HISTCMD", "BASHPID", "EPOCHSECONDS", "UID", "EUID", "PPID", "BASH_SUBSHELL"}
 
 var (
-	decimal  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^-?[0-9]+$`) })
-	sequence = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\{-?[0-9]+\.\.-?[0-9]+(\.\.-?[0-9]+)?\}$`) })
-	constant = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9][0-9A-Za-z@_#]*$`) })
+	decimal  = regexp.MustCompile(`^-?[0-9]+$`)
+	sequence = regexp.MustCompile(`^\{-?[0-9]+\.\.-?[0-9]+(\.\.-?[0-9]+)?\}$`)
+	constant = regexp.MustCompile(`^[0-9][0-9A-Za-z@_#]*$`)
 )
 
 func noNumber(what string) error {
@@ -161,15 +160,15 @@ func (s *splitter) operand(parts []syntax.WordPart) error {
 		switch p := part.(type) {
 		case *syntax.Lit:
 			switch {
-			case constant().MatchString(p.Value):
+			case constant.MatchString(p.Value):
 			case len(parts) == 1 && syntax.ValidName(p.Value):
 				s.counted[p.Value] = true
-			case len(parts) == 1 && decimal().MatchString(p.Value):
+			case len(parts) == 1 && decimal.MatchString(p.Value):
 			default:
 				return noNumber(p.Value)
 			}
 		case *syntax.SglQuoted:
-			if !decimal().MatchString(p.Value) {
+			if !decimal.MatchString(p.Value) {
 				return noNumber(s.source(p))
 			}
 		case *syntax.DblQuoted:
@@ -200,7 +199,7 @@ func (s *splitter) counts(p *syntax.ParamExp) (name string, ok bool) {
 		return "", false
 	case p.Length, slices.Contains([]string{"#", "?", "$", "!"}, p.Param.Value) && p.Exp == nil:
 		return "", true
-	case p.Exp != nil && p.Exp.Word != nil && !decimal().MatchString(p.Exp.Word.Lit()):
+	case p.Exp != nil && p.Exp.Word != nil && !decimal.MatchString(p.Exp.Word.Lit()):
 		return "", false
 	}
 	return p.Param.Value, syntax.ValidName(p.Param.Value)
@@ -254,7 +253,7 @@ func (s *splitter) value(name string, w *syntax.Word) {
 		s.numbers[name] = true
 		return
 	}
-	if text := w.Lit(); decimal().MatchString(text) || sequence().MatchString(text) {
+	if text := w.Lit(); decimal.MatchString(text) || sequence.MatchString(text) {
 		s.numbers[name] = true
 		return
 	}
@@ -332,9 +331,7 @@ func (s *splitter) quotes(n syntax.Node) (err error) {
 	return err
 }
 
-var delimiter = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(\\?[A-Za-z0-9_.:%+-]+|'[A-Za-z0-9_.:%+ -]+'|"[A-Za-z0-9_.:%+ -]+")$`)
-})
+var delimiter = regexp.MustCompile(`^(\\?[A-Za-z0-9_.:%+-]+|'[A-Za-z0-9_.:%+ -]+'|"[A-Za-z0-9_.:%+ -]+")$`)
 
 // document reads where a here-document ends as bash does.
 func (s *splitter) document(r *syntax.Redirect) error {
@@ -349,7 +346,7 @@ func (s *splitter) document(r *syntax.Redirect) error {
 		return nil
 	}
 	word := s.source(r.Word)
-	if !delimiter().MatchString(word) {
+	if !delimiter.MatchString(word) {
 		return fmt.Errorf("the end of a here-document, %q, is not a plain word", word)
 	}
 	if r.Hdoc == nil || strings.ContainsAny(word, `'"\`) {
