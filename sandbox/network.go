@@ -209,7 +209,7 @@ func (s *supervisor) tapLink() (link.Link, error) {
 func (s *supervisor) packetLink(ctx context.Context) (link.Link, error) {
 	var files [2]*os.File
 	for i := range files {
-		f, err := s.gate.Socket(ctx, gate.Gateway, unix.AF_PACKET, unix.SOCK_RAW, 0)
+		f, err := s.gate.PacketSocket(ctx)
 		if err != nil {
 			return nil, err
 		}

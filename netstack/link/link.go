@@ -4,8 +4,8 @@
 // a tap device, behind one interface and one set of tests.
 //
 //	packet   AF_PACKET, SOCK_RAW on uplink1, one for UDP and one for all else:
-//	         64 KiB segments with their checksums still to do, in a
-//	         virtio_net_hdr before each frame
+//	         64 KiB segments with their checksums still to do, and a
+//	         virtio_net_hdr before each frame, which says so; see frames
 //	tap      /dev/net/tun, IFF_TAP|IFF_NO_PI: one frame a read, 64 KiB MTU
 //
 // Either way there is exactly one neighbour, the kernel's own end, and its
@@ -71,7 +71,7 @@ func (o *Options) check() error {
 	return nil
 }
 
-var errNoFile = errors.New("link: no descriptor")
+var errNoFile = errors.New("no descriptor")
 
 func fdOf(f *os.File) (int, error) {
 	if f == nil {
@@ -80,11 +80,11 @@ func fdOf(f *os.File) (int, error) {
 	// SyscallConn and not Fd: Fd would turn the file back to blocking mode.
 	rc, err := f.SyscallConn()
 	if err != nil {
-		return -1, fmt.Errorf("link: %s: %w", f.Name(), err)
+		return -1, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	fd := -1
 	if err := rc.Control(func(p uintptr) { fd = int(p) }); err != nil {
-		return -1, fmt.Errorf("link: %s: %w", f.Name(), err)
+		return -1, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	return fd, nil
 }

@@ -107,7 +107,7 @@ func must(t *testing.T, what string, err error) {
 
 func packetSocket(t *testing.T) *os.File {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	must(t, "packet socket", err)
 	f := os.NewFile(uintptr(fd), "packet")
 	t.Cleanup(func() { f.Close() })
@@ -123,6 +123,7 @@ func floodedUDP(t *testing.T, up1 netlink.Link) {
 		fd, err := fdOf(f)
 		must(t, "descriptor", err)
 		must(t, "prepare", preparePacket(fd, up1.Attrs().Index, i == 1))
+		must(t, "non-blocking", unix.SetNonblock(fd, true))
 		fds[i] = fd
 	}
 	for _, host := range []string{"10.9.0.2", "fd09::2"} {

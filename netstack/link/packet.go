@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
+	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 )
 
 const (
@@ -25,56 +23,52 @@ const (
 type packetLink struct {
 	ep     Endpoint
 	failed chan error
-	once   sync.Once
 }
 
 // Packet returns the packet-socket link over two AF_PACKET SOCK_RAW sockets
 // made in the gateway network namespace, which are bound here. One takes UDP and
 // the other all else: the kernel gives a socket room for a few hundred packets,
-// so that a flood of questions would lose the segments of every TCP flow. The
-// link keeps both open until Run has returned; closing them is the caller's.
+// so that a flood of questions would lose the segments of every TCP flow. Both
+// are blocking sockets, which the runtime's poller does not know (frameSocket
+// says why). The link uses them until Run has returned and nothing is attached
+// to its endpoint; closing them is the caller's, after that.
 func Packet(f, udp *os.File, o Options) (Link, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	var fds []int
-	for i, file := range []*os.File{f, udp} {
-		fd, err := fdOf(file)
-		if err != nil {
-			return nil, err
-		}
-		if err := preparePacket(fd, o.Ifindex, i == 1); err != nil {
-			return nil, err
-		}
-		fds = append(fds, fd)
-	}
 	if o.MTU == 0 {
 		o.MTU = PacketMTU
 	}
-	l := &packetLink{failed: make(chan error, 1)}
-	child, err := fdbased.New(&fdbased.Options{
-		FDs:                fds,
-		MTU:                o.MTU,
-		EthernetHeader:     true,
-		Address:            linkAddr(MAC[:]),
-		ClosedFunc:         l.fail,
-		GSOMaxSize:         gsoMax,
-		PacketDispatchMode: fdbased.RecvMMsg,
-		// With vnet headers the kernel hands over checksums still to do: to
-		// verify them would drop every segment made on this machine.
-		RXChecksumOffload: true,
-		// The sockets' filters say who gets what: no fanout group is needed.
-		// Each socket's reader delivers by itself: to hand packets to another
-		// goroutine costs a wakeup for each, and their order is to be kept.
-		ProcessorsPerChannel: 1,
-		PreConfigured:        true,
-		IsPacketSocket:       []bool{true, true},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("link: packet endpoint: %w", err)
+	l := &packetLink{failed: make(chan error, 2)} // one for each reader
+	child := newFrames(o.Peer, o.MTU, l.fail)
+	for i, file := range []*os.File{f, udp} {
+		s, err := take(file, o.Ifindex, i == 1)
+		if err != nil {
+			child.close()
+			return nil, fmt.Errorf("link: packet socket: %w", err)
+		}
+		child.socks = append(child.socks, s)
 	}
 	l.ep = newFixedPeer(child, o.Peer)
 	return l, nil
+}
+
+// take makes a socket of this link of f.
+func take(f *os.File, ifindex int, udp bool) (*frameSocket, error) {
+	fd, err := fdOf(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.SetDeadline(time.Time{}); !errors.Is(err, os.ErrNoDeadline) {
+		return nil, errors.New("it is in the runtime's poller: open it as a blocking one")
+	}
+	if err := preparePacket(fd, ifindex, udp); err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, err
+	}
+	return newFrameSocket(fd)
 }
 
 // preparePacket turns on vnet headers, hides our own frames, chooses the packets
@@ -85,20 +79,20 @@ func preparePacket(fd, ifindex int, udp bool) error {
 		opt  int
 	}{{"PACKET_VNET_HDR", unix.PACKET_VNET_HDR}, {"PACKET_IGNORE_OUTGOING", unix.PACKET_IGNORE_OUTGOING}} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o.opt, 1); err != nil {
-			return fmt.Errorf("link: packet socket: %s: %w", o.name, err)
+			return fmt.Errorf("%s: %w", o.name, err)
 		}
 	}
 	for _, opt := range []int{unix.SO_SNDBUF, unix.SO_RCVBUF} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, socketBuffer); err != nil {
-			return fmt.Errorf("link: packet socket: buffer size: %w", err)
+			return fmt.Errorf("buffer size: %w", err)
 		}
 	}
 	if err := attach(fd, chosen(udp)); err != nil {
-		return fmt.Errorf("link: packet socket: filter: %w", err)
+		return fmt.Errorf("filter: %w", err)
 	}
 	sa := &unix.SockaddrLinklayer{Protocol: AllFrames, Ifindex: ifindex}
 	if err := unix.Bind(fd, sa); err != nil {
-		return fmt.Errorf("link: packet socket: bind to interface %d: %w", ifindex, err)
+		return fmt.Errorf("bind to interface %d: %w", ifindex, err)
 	}
 	return nil
 }
@@ -141,17 +135,11 @@ const AllFrames uint16 = unix.ETH_P_ALL << 8
 
 func (l *packetLink) Endpoint() Endpoint { return l.ep }
 
-// fail is called by gVisor's reader when the socket ends, at most once a reader.
-func (l *packetLink) fail(e tcpip.Error) {
-	err := errors.New("the reader stopped")
-	if e != nil {
-		err = errors.New(e.String())
-	}
-	l.once.Do(func() { l.failed <- fmt.Errorf("link: packet socket: %w", err) })
-}
+// fail is called by a reader that ends with an error.
+func (l *packetLink) fail(err error) { l.failed <- fmt.Errorf("link: packet socket: %w", err) }
 
-// Run waits: gVisor's reader starts with the endpoint's Attach, and ends when
-// the stack removes its NIC.
+// Run waits: the readers start with the endpoint's Attach, and end when nothing
+// is attached any more.
 func (l *packetLink) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():

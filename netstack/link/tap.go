@@ -30,7 +30,7 @@ func Tap(f *os.File, o Options) (Link, error) {
 		return nil, err
 	}
 	if f == nil {
-		return nil, errNoFile
+		return nil, fmt.Errorf("link: tap: %w", errNoFile)
 	}
 	if o.MTU == 0 {
 		o.MTU = TapMTU

@@ -140,6 +140,17 @@ func (c *Client) Tap() *os.File {
 // Socket opens a socket in a network namespace. It is close-on-exec and
 // non-blocking and owned by the caller.
 func (c *Client) Socket(ctx context.Context, w Where, domain, typ, proto int) (*os.File, error) {
+	return c.socket(ctx, w, domain, typ|unix.SOCK_NONBLOCK, proto)
+}
+
+// PacketSocket opens an AF_PACKET SOCK_RAW socket for a link in the gateway's
+// network namespace. It is close-on-exec and blocking, so that the runtime's
+// poller does not know it, and owned by the caller.
+func (c *Client) PacketSocket(ctx context.Context) (*os.File, error) {
+	return c.socket(ctx, Gateway, unix.AF_PACKET, unix.SOCK_RAW, 0)
+}
+
+func (c *Client) socket(ctx context.Context, w Where, domain, typ, proto int) (*os.File, error) {
 	r, err := c.ask(ctx, &message{Op: opSocket, Where: w, Domain: domain, Type: typ, Proto: proto})
 	if err != nil {
 		return nil, fmt.Errorf("open a socket in the %s's network namespace: %w", w, err)

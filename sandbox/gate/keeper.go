@@ -180,16 +180,14 @@ func (k *keeper) handle(m *message, fds []int) {
 	}
 }
 
-const socketFlags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
-
 func (k *keeper) socket(m *message) (fd int, err error) {
-	if m.Where == Gateway && m.Domain == unix.AF_PACKET && m.Type|socketFlags == packetType && m.Proto == 0 {
+	if m.Where == Gateway && m.Domain == unix.AF_PACKET && m.Type|unix.SOCK_CLOEXEC == packetType && m.Proto == 0 {
 		if fd := int(k.packet.Swap(-1)); fd >= 0 {
 			return fd, nil
 		}
 	}
 	make := func() error {
-		fd, err = unix.Socket(m.Domain, m.Type|socketFlags, m.Proto)
+		fd, err = unix.Socket(m.Domain, m.Type|unix.SOCK_CLOEXEC, m.Proto)
 		return err
 	}
 	if m.Where == Agent {

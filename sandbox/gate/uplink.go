@@ -61,8 +61,8 @@ func (k *keeper) packetRefused() error {
 	return err
 }
 
-// packetType is how every socket of socket is made.
-const packetType = unix.SOCK_RAW | socketFlags
+// packetType is that of Client.PacketSocket.
+const packetType = unix.SOCK_RAW | unix.SOCK_CLOEXEC
 
 // tapUplink makes the device; its descriptor is the keeper's until it is sent.
 // packet says why it is not a packet socket, nil where a tap was asked for.
