@@ -51,7 +51,7 @@ type frames struct {
 	in    [12]byte        // the Ethernet addresses of a frame that is taken
 	ended func(error)
 
-	mu      sync.RWMutex
+	mu      sync.RWMutex            // who sends holds it, too
 	to      stack.NetworkDispatcher // nil while nothing is attached
 	readers sync.WaitGroup
 }
@@ -96,7 +96,7 @@ func newFrames(peer []byte, mtu uint32, ended func(error)) *frames {
 }
 
 // Attach implements stack.LinkEndpoint. With nil it returns when no reader is
-// left; nothing can be attached again.
+// left and nothing is sent any more; nothing can be attached again.
 func (e *frames) Attach(to stack.NetworkDispatcher) {
 	e.mu.Lock()
 	was := e.to
@@ -205,8 +205,15 @@ func (e *frames) deliver(proto tcpip.NetworkProtocolNumber, packet buffer.Buffer
 }
 
 // WritePackets implements stack.LinkEndpoint. It does not wait: what the kernel
-// has no room for is lost, as on a wire.
+// has no room for is lost, as on a wire. And it sends nothing when nothing is
+// attached any more: the stack has timers that nobody waits for, and by then the
+// descriptor's number may be another file's.
 func (e *frames) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.to == nil {
+		return 0, &tcpip.ErrClosedForSend{}
+	}
 	for i, pkt := range pkts.AsSlice() {
 		if errno := e.write(pkt); errno != 0 {
 			return i, tcpip.TranslateErrno(errno)

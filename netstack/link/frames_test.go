@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -129,6 +130,8 @@ func (keeping) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffe
 
 func TestFramesWrite(t *testing.T) {
 	e, in := datagrams(t, nil)
+	e.Attach(make(received))
+	defer e.Attach(nil)
 	for _, c := range []struct {
 		name  string
 		parts []int
@@ -192,6 +195,8 @@ func make13(n int) []int {
 // TestFramesFull: a socket without room loses the packet, and says so.
 func TestFramesFull(t *testing.T) {
 	e, _ := datagrams(t, nil)
+	e.Attach(make(received))
+	defer e.Attach(nil)
 	for range 10000 {
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(make([]byte, 1000))})
 		var list stack.PacketBufferList
@@ -307,4 +312,48 @@ func BenchmarkFramesWrite(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestFramesDetached: when Attach(nil) has returned, the descriptors may be
+// closed, and their numbers another file's: nothing is written there any more,
+// whoever is late.
+func TestFramesDetached(t *testing.T) {
+	e, in := datagrams(t, func(err error) { t.Error(err) })
+	e.Attach(make(received, 1))
+	var late sync.WaitGroup
+	begun, stop := make(chan struct{}), make(chan struct{})
+	for range 2 {
+		late.Go(func() {
+			pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(make([]byte, 100))})
+			defer pkt.DecRef()
+			var list stack.PacketBufferList
+			list.PushBack(pkt)
+			for i := 0; ; i++ {
+				if i == 1 {
+					begun <- struct{}{}
+				}
+				_, _ = e.WritePackets(list)
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	<-begun
+	<-begun
+	e.Attach(nil)
+	b := make([]byte, 200)
+	for { // what was sent before
+		if _, err := unix.Read(in, b); err != nil {
+			break
+		}
+	}
+	time.Sleep(10 * time.Millisecond)
+	if n, err := unix.Read(in, b); err == nil {
+		t.Errorf("%d octets were written after the end", n)
+	}
+	close(stop)
+	late.Wait()
 }
