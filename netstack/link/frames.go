@@ -150,7 +150,7 @@ func (e *frames) read(s *frameSocket) error {
 			return nil
 		case err != nil:
 			return err
-		case errno == unix.EINTR:
+		case errno == unix.EINTR, errno == unix.EINVAL: // and a segment that a vnet header has no word for is lost
 			continue
 		case errno != 0:
 			return os.NewSyscallError("read", errno)

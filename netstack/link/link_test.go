@@ -39,16 +39,21 @@ func TestLinks(t *testing.T) {
 			if kind == "tap" && tunRefused(t) {
 				return
 			}
-			cmd := exec.Command("/proc/self/exe", "-test.run=^TestInside$", "-test.v")
-			cmd.Env = append(os.Environ(), inner+"="+kind)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-				GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v (the test needs user namespaces: sysctl kernel.unprivileged_userns_clone=1; the tap one also /dev/net/tun)\n%s", err, out)
-			}
+			runInside(t, "TestInside", kind)
 		})
+	}
+}
+
+// runInside runs a test in a user and network namespace of its own.
+func runInside(t *testing.T, name, kind string) {
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+name+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inner+"="+kind)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v (the test needs user namespaces: sysctl kernel.unprivileged_userns_clone=1; the tap one also /dev/net/tun)\n%s", err, out)
 	}
 }
 
@@ -177,17 +182,23 @@ func packetPair(t *testing.T) (Link, netlink.Link) {
 	return l, up0
 }
 
-func tapPair(t *testing.T) (Link, netlink.Link) {
+// tapDevice is a new tap device and its file.
+func tapDevice(t *testing.T, flags uint16) (*os.File, netlink.Link) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	must(t, "open /dev/net/tun (give the user access to it)", err)
 	req, err := unix.NewIfreq("tap0")
 	must(t, "name", err)
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | flags)
 	must(t, "TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
 	f := os.NewFile(uintptr(fd), "tap")
 	t.Cleanup(func() { f.Close() })
 	dev, err := netlink.LinkByName("tap0")
 	must(t, "tap0", err)
+	return f, dev
+}
+
+func tapPair(t *testing.T) (Link, netlink.Link) {
+	f, dev := tapDevice(t, 0)
 	must(t, "address", netlink.LinkSetHardwareAddr(dev, peerMAC))
 	must(t, "MTU", netlink.LinkSetMTU(dev, TapMTU))
 	l, err := Tap(f, Options{Peer: peerMAC})
