@@ -22,10 +22,11 @@ import (
 
 func TestMain(m *testing.M) { world.Main(m, harness.Build) }
 
-// What one measurement moves, and how often it is repeated. The best of the
-// rounds counts: what else the machine does only ever makes a round slower.
+// What one measurement moves, and how often it is repeated. The ways take turns,
+// and the median of each counts: a machine is now slower and now faster, and on
+// two processors a good deal is luck, of who runs where.
 const (
-	rounds   = 3
+	rounds   = 9
 	starts   = 15
 	stream   = 1 << 30
 	requests = 500
@@ -42,6 +43,8 @@ type path struct {
 	name string
 	host string // where the client connects instead of the server; "" is itself
 	run  func(script string) error
+
+	start time.Duration // what a script that does nothing takes
 }
 
 // BenchmarkAgainstOthers prints one table; b.N is not looked at.
@@ -70,13 +73,16 @@ func BenchmarkAgainstOthers(b *testing.B) {
 	fmt.Printf("\n%s, %d CPUs, kernel %s; go test -run '^$' -bench . ./integration/bench\n", cpu(), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]))
 	allow := harness.Allow(host, fmt.Sprintf("%s:%d", host, downPort), fmt.Sprintf("%s:%d", host, upPort))
 	paths := []path{
-		{"no sandbox", "", func(s string) error { return run(bed.Program("sh", "-c", s)) }},
-		{"kernel relay", "127.0.0.1", func(s string) error { return run(bed.Program("sh", "-c", s)) }},
-		{"outcall", "", func(s string) error {
+		{name: "no sandbox", run: func(s string) error { return run(bed.Program("sh", "-c", s)) }},
+		{name: "kernel relay", host: "127.0.0.1", run: func(s string) error { return run(bed.Program("sh", "-c", s)) }},
+		{name: "outcall", run: func(s string) error {
 			cmd, _ := bed.SandboxCommand(append(allow, "--no-proxy"), "sh", "-c", s)
 			return run(cmd)
 		}},
-		{"slirp4netns", "", func(s string) error { return run(slirp(bed, s)) }},
+		{name: "slirp4netns", run: func(s string) error { return run(slirp(bed, s)) }},
+	}
+	for i, p := range paths {
+		paths[i].start = median(b, func() error { return p.run(":") })
 	}
 	mib := float64(stream >> 20)
 	table(b, "one TCP stream down", "MiB/s", mib, paths, func(p path) string {
@@ -220,58 +226,53 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 func median(b *testing.B, f func() error) time.Duration {
 	var took []time.Duration
 	for range starts {
-		begin := time.Now()
-		if err := f(); err != nil {
-			b.Fatal(err)
-		}
-		took = append(took, time.Since(begin))
+		took = append(took, timed(b, f))
 	}
+	return middle(took)
+}
+
+func timed(b *testing.B, f func() error) time.Duration {
+	begin := time.Now()
+	if err := f(); err != nil {
+		b.Fatal(oneLine(err))
+	}
+	return time.Since(begin)
+}
+
+// middle is the median of took, which it sorts.
+func middle(took []time.Duration) time.Duration {
 	slices.Sort(took)
 	return took[len(took)/2]
 }
 
-// table measures one script on every path. The start of the path's sandbox,
-// measured with an empty script, is taken off.
+// table measures one script on every path, less the start of the path's sandbox.
 func table(b *testing.B, what, unit string, amount float64, paths []path, script func(path) string) {
-	fmt.Printf("\n%s, best of %d\n", what, rounds)
+	fmt.Printf("\n%s, median of %d (slowest to fastest)\n", what, rounds)
+	took := map[string][]time.Duration{}
+	for range rounds {
+		for _, p := range paths {
+			took[p.name] = append(took[p.name], timed(b, func() error { return p.run(script(p)) }))
+		}
+	}
 	rate := map[string]float64{}
 	for _, p := range paths {
-		idle, err := best(p, ":")
-		if err == nil {
-			var busy time.Duration
-			if busy, err = best(p, script(p)); err == nil {
-				if busy <= idle {
-					b.Fatalf("%s, %s: the start alone took %v and with the work %v: measure when the machine is idle", what, p.name, idle, busy)
-				}
-				rate[p.name] = amount / (busy - idle).Seconds()
-			}
+		per := func(t time.Duration) float64 { return amount / (t - p.start).Seconds() }
+		t := took[p.name]
+		rate[p.name] = per(middle(t))
+		if t[0] <= p.start {
+			b.Fatalf("%s, %s: the start alone took %v and with the work %v: measure when the machine is idle", what, p.name, p.start, t[0])
 		}
-		if err != nil {
-			b.Fatalf("%s, %s: %s", what, p.name, oneLine(err))
-		}
-		fmt.Printf("  %-14s %8.0f %s\n", p.name, rate[p.name], unit)
+		fmt.Printf("  %-14s %8.0f %s (%.0f to %.0f)\n", p.name, rate[p.name], unit, per(t[len(t)-1]), per(t[0]))
 	}
 	for _, p := range paths {
-		if own, other := rate["outcall"], rate[p.name]; p.name != "outcall" && own > 0 && other > 0 {
-			fmt.Printf("  outcall / %-13s %.2f\n", p.name, own/other)
-			b.ReportMetric(own/other, strings.ReplaceAll(what+"/"+p.name, " ", "-"))
+		if p.name != "outcall" {
+			fmt.Printf("  outcall / %-13s %.2f\n", p.name, rate["outcall"]/rate[p.name])
+			b.ReportMetric(rate["outcall"]/rate[p.name], strings.ReplaceAll(what+"/"+p.name, " ", "-"))
 		}
 	}
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
-
-func best(p path, script string) (time.Duration, error) {
-	least := time.Duration(1<<63 - 1)
-	for range rounds {
-		begin := time.Now()
-		if err := p.run(script); err != nil {
-			return 0, err
-		}
-		least = min(least, time.Since(begin))
-	}
-	return least, nil
-}
 
 // cpu is the machine's first processor by its own name.
 func cpu() string {

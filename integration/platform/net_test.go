@@ -19,6 +19,10 @@ import (
 // namespace cannot.
 func TestNetSysctlsAreTheOwners(t *testing.T) { holds(t, "sysctl") }
 
+// Specifically we expect: the owner of a network namespace sets its congestion
+// control, whatever the host's is.
+func TestCongestionControlIsTheOwners(t *testing.T) { holds(t, "congestion") }
+
 // Specifically we expect: both ends of a veth may stand in one network
 // namespace; a frame to a MAC that is nobody's is seen by a packet socket and
 // by nothing else.
@@ -64,6 +68,19 @@ func init() {
 	}
 	facts["sysctl-u2"] = func() error {
 		return want("write", os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0), unix.EACCES)
+	}
+
+	facts["congestion"] = func() error { return again(inU1, "congestion-u1") }
+	facts["congestion-u1"] = func() error {
+		const file = "/proc/sys/net/ipv4/tcp_congestion_control"
+		if err := os.WriteFile(file, []byte("reno"), 0); err != nil {
+			return err
+		}
+		now, err := os.ReadFile(file)
+		if err == nil && strings.TrimSpace(string(now)) != "reno" {
+			err = fmt.Errorf("it is %q", now)
+		}
+		return err
 	}
 
 	facts["veth"] = func() error { return again(inU1, "veth-u1") }

@@ -60,6 +60,9 @@ func TestGatewayHasNoAddresses(t *testing.T) {
 	if out := sh(t, c, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range"); out != "0\n"+gid+"\t"+gid {
 		t.Errorf("settings inside: %q", out)
 	}
+	if out := sh(t, c, "cat /proc/sys/net/ipv4/tcp_congestion_control"); out != "reno" {
+		t.Errorf("congestion control inside: %q", out)
+	}
 }
 
 // A wire is the netstack's end of the link.

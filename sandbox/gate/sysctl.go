@@ -39,6 +39,9 @@ var gatewaySettings6 = []setting{
 var agentSettings = []setting{
 	{"ipv4/ip_unprivileged_port_start", "0"},
 	{"ipv4/ping_group_range", "0 0"},
+	// The host's own may be one that paces by timers (BBR): on a way without
+	// loss, which ends in this machine, that only costs.
+	{"ipv4/tcp_congestion_control", "reno"},
 	{"ipv4/conf/all/accept_redirects", "0"}, {"ipv4/conf/default/accept_redirects", "0"},
 }
 
