@@ -33,7 +33,7 @@ func (*frames) SetLinkAddress(tcpip.LinkAddress) {}
 func (e *frames) IsAttached() bool { return e.dispatcher() != nil }
 
 // Wait implements stack.LinkEndpoint.
-func (e *frames) Wait() { e.readers.Wait() }
+func (e *frames) Wait() { e.running.Wait() }
 
 // ARPHardwareType implements stack.LinkEndpoint.
 func (*frames) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareEther }

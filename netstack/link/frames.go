@@ -3,8 +3,10 @@ package link
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -37,13 +39,20 @@ const (
 	copyUpTo = packetRoom / 2
 	// headersMost is how much is looked at for a packet's headers.
 	headersMost = 128
+	// queueFrom is from which length on a packet is sent by another goroutine: to
+	// wake it costs more than to send a short one.
+	queueFrom = 16 << 10
+	// queueLen bounds the packets that wait for it, and so how long the packets of
+	// other flows stand behind them: about a millisecond.
+	queueLen = 64
 	// pieces bounds the parts that a packet is written in.
 	pieces = 16
 )
 
 // frames is the link endpoint over packet sockets. Each socket has a reader,
 // which hands its packets to the stack by itself, one after the other: to hand
-// them to another goroutine costs a wakeup for each.
+// them to another goroutine costs a wakeup for each. What is sent is sent by who
+// sends it; long packets, which come many at a time, by a sender of their own.
 type frames struct {
 	socks []*frameSocket // the first one sends, too
 	mtu   uint32
@@ -51,9 +60,12 @@ type frames struct {
 	in    [12]byte        // the Ethernet addresses of a frame that is taken
 	ended func(error)
 
+	queue  chan *stack.PacketBuffer // to send, in their order
+	queued atomic.Int32             // in the queue or just being sent
+
 	mu      sync.RWMutex            // who sends holds it, too
 	to      stack.NetworkDispatcher // nil while nothing is attached
-	readers sync.WaitGroup
+	running sync.WaitGroup          // the readers and the sender
 }
 
 // A frameSocket is a packet socket and how to wait for its frames. The runtime's
@@ -80,7 +92,12 @@ func newFrameSocket(fd int) (*frameSocket, error) {
 		return nil, err
 	}
 	s := &frameSocket{fd: fd, epoll: os.NewFile(uintptr(ep), "frames")}
-	if s.wait, err = s.epoll.SyscallConn(); err != nil {
+	if s.wait, err = s.epoll.SyscallConn(); err == nil {
+		if err = s.epoll.SetReadDeadline(time.Time{}); err != nil {
+			err = fmt.Errorf("the runtime's poller does not take an epoll instance (sysctl fs.epoll.max_user_watches bounds it): %w", err)
+		}
+	}
+	if err != nil {
 		s.epoll.Close()
 		return nil, err
 	}
@@ -88,7 +105,7 @@ func newFrameSocket(fd int) (*frameSocket, error) {
 }
 
 func newFrames(peer []byte, mtu uint32, ended func(error)) *frames {
-	e := &frames{mtu: mtu, ended: ended}
+	e := &frames{mtu: mtu, ended: ended, queue: make(chan *stack.PacketBuffer, queueLen)}
 	header.Ethernet(e.out[vnetLen:]).Encode(&header.EthernetFields{SrcAddr: linkAddr(MAC[:]), DstAddr: linkAddr(peer)})
 	copy(e.in[:], MAC[:])
 	copy(e.in[len(MAC):], peer)
@@ -104,8 +121,9 @@ func (e *frames) Attach(to stack.NetworkDispatcher) {
 	e.mu.Unlock()
 	switch {
 	case was == nil && to != nil:
+		e.running.Go(e.send)
 		for _, s := range e.socks {
-			e.readers.Go(func() {
+			e.running.Go(func() {
 				if err := e.read(s); err != nil {
 					e.ended(err)
 				}
@@ -115,7 +133,8 @@ func (e *frames) Attach(to stack.NetworkDispatcher) {
 		for _, s := range e.socks {
 			_ = s.epoll.SetReadDeadline(time.Unix(1, 0)) // it is in the poller
 		}
-		e.readers.Wait()
+		close(e.queue) // nobody writes to it any more
+		e.running.Wait()
 		e.close()
 	}
 }
@@ -204,10 +223,10 @@ func (e *frames) deliver(proto tcpip.NetworkProtocolNumber, packet buffer.Buffer
 	}
 }
 
-// WritePackets implements stack.LinkEndpoint. It does not wait: what the kernel
-// has no room for is lost, as on a wire. And it sends nothing when nothing is
-// attached any more: the stack has timers that nobody waits for, and by then the
-// descriptor's number may be another file's.
+// WritePackets implements stack.LinkEndpoint. A long packet is sent by another
+// goroutine, so that who reads from a server goes on reading meanwhile, and what
+// comes while such are queued stands behind them. It waits for room in the queue,
+// but not for room in the kernel: what has none there is lost, as on a wire.
 func (e *frames) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -215,11 +234,23 @@ func (e *frames) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for i, pkt := range pkts.AsSlice() {
-		if errno := e.write(pkt); errno != 0 {
+		if pkt.Size() >= queueFrom || e.queued.Load() > 0 {
+			e.queued.Add(1)
+			e.queue <- pkt.IncRef()
+		} else if errno := e.write(pkt); errno != 0 {
 			return i, tcpip.TranslateErrno(errno)
 		}
 	}
 	return pkts.Len(), nil
+}
+
+// send sends what is queued until the queue is closed.
+func (e *frames) send() {
+	for pkt := range e.queue {
+		_ = e.write(pkt) // as on a wire
+		pkt.DecRef()
+		e.queued.Add(-1)
+	}
 }
 
 func (e *frames) write(pkt *stack.PacketBuffer) syscall.Errno {

@@ -322,9 +322,9 @@ func TestFramesDetached(t *testing.T) {
 	e.Attach(make(received, 1))
 	var late sync.WaitGroup
 	begun, stop := make(chan struct{}), make(chan struct{})
-	for range 2 {
+	for _, size := range []int{100, queueFrom} {
 		late.Go(func() {
-			pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(make([]byte, 100))})
+			pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(make([]byte, size))})
 			defer pkt.DecRef()
 			var list stack.PacketBufferList
 			list.PushBack(pkt)
