@@ -42,9 +42,7 @@ const (
 type path struct {
 	name string
 	host string // where the client connects instead of the server; "" is itself
-	run  func(script string) error
-
-	start time.Duration // what a script that does nothing takes
+	cmd  func(script string) *exec.Cmd
 }
 
 // BenchmarkAgainstOthers prints one table; b.N is not looked at.
@@ -73,16 +71,13 @@ func BenchmarkAgainstOthers(b *testing.B) {
 	fmt.Printf("\n%s, %d CPUs, kernel %s; go test -run '^$' -bench . ./integration/bench\n", cpu(), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]))
 	allow := harness.Allow(host, fmt.Sprintf("%s:%d", host, downPort), fmt.Sprintf("%s:%d", host, upPort))
 	paths := []path{
-		{name: "no sandbox", run: func(s string) error { return run(bed.Program("sh", "-c", s)) }},
-		{name: "kernel relay", host: "127.0.0.1", run: func(s string) error { return run(bed.Program("sh", "-c", s)) }},
-		{name: "outcall", run: func(s string) error {
+		{"no sandbox", "", func(s string) *exec.Cmd { return bed.Program("sh", "-c", s) }},
+		{"kernel relay", "127.0.0.1", func(s string) *exec.Cmd { return bed.Program("sh", "-c", s) }},
+		{"outcall", "", func(s string) *exec.Cmd {
 			cmd, _ := bed.SandboxCommand(append(allow, "--no-proxy"), "sh", "-c", s)
-			return run(cmd)
+			return cmd
 		}},
-		{name: "slirp4netns", run: func(s string) error { return run(slirp(bed, s)) }},
-	}
-	for i, p := range paths {
-		paths[i].start = median(b, func() error { return p.run(":") })
+		{"slirp4netns", "", func(s string) *exec.Cmd { return slirp(bed, s) }},
 	}
 	mib := float64(stream >> 20)
 	table(b, "one TCP stream down", "MiB/s", mib, paths, func(p path) string {
@@ -226,17 +221,29 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 func median(b *testing.B, f func() error) time.Duration {
 	var took []time.Duration
 	for range starts {
-		took = append(took, timed(b, f))
+		begin := time.Now()
+		if err := f(); err != nil {
+			b.Fatal(oneLine(err))
+		}
+		took = append(took, time.Since(begin))
 	}
 	return middle(took)
 }
 
-func timed(b *testing.B, f func() error) time.Duration {
-	begin := time.Now()
-	if err := f(); err != nil {
-		b.Fatal(oneLine(err))
+// timed runs a script on a path, and returns what the work took there: no start
+// of a sandbox is in it, nor its end.
+func timed(b *testing.B, p path, script string) time.Duration {
+	quoted := strings.ReplaceAll(script, "'", `'\''`)
+	out, err := p.cmd("bash -c 'begin=$EPOCHREALTIME; " + quoted + "; code=$?; echo \"took $begin $EPOCHREALTIME\"; exit $code'").CombinedOutput()
+	if err != nil {
+		b.Fatalf("%s: %s: %v: %s", p.name, script, err, strings.TrimSpace(string(out)))
 	}
-	return time.Since(begin)
+	var from, to float64 // seconds since 1970
+	_, text, _ := strings.Cut(string(out), "took ")
+	if _, err := fmt.Sscan(strings.ReplaceAll(text, ",", "."), &from, &to); err != nil {
+		b.Fatalf("%s: %s: no time in %q (bash 5 has EPOCHREALTIME)", p.name, script, out)
+	}
+	return time.Duration((to - from) * float64(time.Second))
 }
 
 // middle is the median of took, which it sorts.
@@ -245,23 +252,20 @@ func middle(took []time.Duration) time.Duration {
 	return took[len(took)/2]
 }
 
-// table measures one script on every path, less the start of the path's sandbox.
+// table measures one script on every path.
 func table(b *testing.B, what, unit string, amount float64, paths []path, script func(path) string) {
 	fmt.Printf("\n%s, median of %d (slowest to fastest)\n", what, rounds)
 	took := map[string][]time.Duration{}
 	for range rounds {
 		for _, p := range paths {
-			took[p.name] = append(took[p.name], timed(b, func() error { return p.run(script(p)) }))
+			took[p.name] = append(took[p.name], timed(b, p, script(p)))
 		}
 	}
 	rate := map[string]float64{}
 	for _, p := range paths {
-		per := func(t time.Duration) float64 { return amount / (t - p.start).Seconds() }
+		per := func(t time.Duration) float64 { return amount / t.Seconds() }
 		t := took[p.name]
 		rate[p.name] = per(middle(t))
-		if t[0] <= p.start {
-			b.Fatalf("%s, %s: the start alone took %v and with the work %v: measure when the machine is idle", what, p.name, p.start, t[0])
-		}
 		fmt.Printf("  %-14s %8.0f %s (%.0f to %.0f)\n", p.name, rate[p.name], unit, per(t[len(t)-1]), per(t[0]))
 	}
 	for _, p := range paths {
