@@ -1,6 +1,7 @@
 package link
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -44,6 +45,32 @@ func TestFramesOrder(t *testing.T) {
 	for i, size := range sizes[1:] {
 		if n, err := unix.Read(in, b); err != nil || n != headerLen+size || int(b[headerLen]) != i+1 {
 			t.Errorf("packet %d: got number %d, %d octets, %v", i+1, b[headerLen], n, err)
+		}
+	}
+}
+
+// TestFramesOrderSending: nor one that is just being sent, and no longer queued.
+func TestFramesOrderSending(t *testing.T) {
+	e, in := datagrams(t, func(err error) { t.Error(err) })
+	e.Attach(make(received))
+	defer e.Attach(nil)
+	b := make([]byte, 1<<16)
+	for i := range 2000 {
+		sendOne(t, e, numbered(1, 60000)) // which takes a while
+		for len(e.queue) > 0 {            // until the sender has it
+			runtime.Gosched()
+		}
+		sendOne(t, e, numbered(2, 100))
+		for want := byte(1); want <= 2; {
+			n, err := unix.Read(in, b)
+			if err == unix.EAGAIN {
+				runtime.Gosched()
+				continue
+			}
+			if err != nil || n < headerLen+1 || b[headerLen] != want {
+				t.Fatalf("round %d: packet %d came for %d, %v", i, b[headerLen], want, err)
+			}
+			want++
 		}
 	}
 }
