@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -9,9 +10,12 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
+	"gvisor.dev/gvisor/pkg/tcpip/link/pipe"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"outcall/netstack/link"
+	"outcall/policy"
 )
 
 // readingLink is a link whose reader delivers by itself, without a pause, and
@@ -73,5 +77,43 @@ func TestEndUnderTraffic(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// beginningLink is a link with which something begins before the interface is whole.
+type beginningLink struct {
+	fakeLink
+	begin func()
+}
+
+func (l *beginningLink) Endpoint() link.Endpoint { l.begin(); return l.ep }
+
+// What began while the interface was made does not hold the end of a stack that
+// gets none.
+func TestNoInterfaceEndsWhatBegan(t *testing.T) {
+	e, _ := pipe.New("\x02\x00\x00\x00\x00\x01", "\x02\x00\x00\x00\x00\x02", 65520)
+	l := &beginningLink{fakeLink: newFakeLink(e)}
+	s, err := New(Config{Link: l, Snapshot: func() *policy.Snapshot { return nil }, Pins: &fakePins{}, DNS: &fakeNames{}, Egress: &fakeDialer{},
+		Auditor: &recorder{more: make(chan struct{})}, Gateway4: gw4, Gateway6: gw6, NoProxy: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.begin = sync.OnceFunc(func() {
+		if s.enter() {
+			go func() { defer s.wg.Done(); <-s.ctx.Done() }()
+		}
+	})
+	if err := s.net.CreateNIC(nic, loopback.New()); err != nil { // its number is taken
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("a stack without an interface ran")
+		}
+	case <-time.After(patience):
+		t.Error("Run did not end")
 	}
 }

@@ -164,6 +164,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	defer s.leave()
 	if err := s.attach(); err != nil {
+		cancel()                          // what has begun is waited for
 		s.cfg.Link.Endpoint().Attach(nil) // what reads there already, ends
 		return err
 	}
