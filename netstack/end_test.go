@@ -3,7 +3,6 @@ package netstack
 import (
 	"encoding/binary"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,35 +21,53 @@ import (
 // whose detachment waits for that reader, as the packet link's does.
 type readingLink struct {
 	fakeLink
-	read *atomic.Int64
+	r *reading
 }
 
-func (l readingLink) Endpoint() link.Endpoint { return readingEndpoint{l.ep, l.read} }
+func (l readingLink) Endpoint() link.Endpoint { return readingEndpoint{l.ep, l.r} }
+
+// A reading is the reader's: many is closed when it has delivered a hundred
+// packets, and stop ends it.
+type reading struct {
+	many, stop chan struct{}
+	end        func() // closes stop, once
+	running    sync.WaitGroup
+}
+
+func newReading() *reading {
+	r := &reading{many: make(chan struct{}), stop: make(chan struct{})}
+	r.end = sync.OnceFunc(func() { close(r.stop) })
+	return r
+}
 
 type readingEndpoint struct {
 	link.Endpoint
-	read *atomic.Int64 // packets; below zero when it is to end, and zero again when it has
+	r *reading
 }
 
 func (e readingEndpoint) Attach(d stack.NetworkDispatcher) {
 	if d == nil {
-		if e.read.Swap(-1<<40) > 0 {
-			for e.read.Load() < 0 {
-				time.Sleep(time.Millisecond)
-			}
-		}
+		e.r.end()
+		e.r.running.Wait()
 		e.Endpoint.Attach(nil)
 		return
 	}
 	e.Endpoint.Attach(d)
-	go func() {
-		for e.read.Add(1) > 0 {
+	e.r.running.Go(func() {
+		for n := 1; ; n++ {
+			select {
+			case <-e.r.stop:
+				return
+			default:
+			}
 			pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(datagramToNowhere())})
 			d.DeliverNetworkPacket(header.IPv4ProtocolNumber, pkt)
 			pkt.DecRef()
+			if n == 100 {
+				close(e.r.many)
+			}
 		}
-		e.read.Store(0)
-	}()
+	})
 }
 
 // datagramToNowhere is an empty UDP datagram to a name's address that no rule knows.
@@ -69,12 +86,12 @@ func datagramToNowhere() []byte {
 func TestEndUnderTraffic(t *testing.T) {
 	for range 20 {
 		t.Run("", func(t *testing.T) {
-			read := &atomic.Int64{}
-			newBed(t, rule("a", "allow", allowA), func(c *Config, _ *timeouts) { c.Link = readingLink{c.Link.(fakeLink), read} })
-			for end := time.Now().Add(patience); read.Load() < 100; time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatal("no packets were read")
-				}
+			r := newReading()
+			newBed(t, rule("a", "allow", allowA), func(c *Config, _ *timeouts) { c.Link = readingLink{c.Link.(fakeLink), r} })
+			select {
+			case <-r.many:
+			case <-time.After(patience):
+				t.Fatal("no packets were read")
 			}
 		})
 	}

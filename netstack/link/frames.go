@@ -131,7 +131,7 @@ func (e *frames) Attach(to stack.NetworkDispatcher) {
 		}
 	case was != nil && to == nil:
 		for _, s := range e.socks {
-			_ = s.epoll.SetReadDeadline(time.Unix(1, 0)) // it is in the poller
+			_ = s.epoll.SetReadDeadline(time.Unix(1, 0)) // it takes one: newFrameSocket has tried
 		}
 		close(e.queue) // nobody writes to it any more
 		e.running.Wait()

@@ -328,15 +328,19 @@ func TestFramesDetached(t *testing.T) {
 			defer pkt.DecRef()
 			var list stack.PacketBufferList
 			list.PushBack(pkt)
-			for i := 0; ; i++ {
-				if i == 1 {
-					begun <- struct{}{}
-				}
-				_, _ = e.WritePackets(list)
+			_, _ = e.WritePackets(list) // taken or lost, until the end
+			begun <- struct{}{}
+			for {
 				select {
 				case <-stop:
+					for range 100 { // and after it refused
+						if n, err := e.WritePackets(list); n != 0 || err == nil {
+							t.Errorf("after the end: %d packets, %v", n, err)
+						}
+					}
 					return
 				default:
+					_, _ = e.WritePackets(list)
 				}
 			}
 		})
@@ -350,10 +354,9 @@ func TestFramesDetached(t *testing.T) {
 			break
 		}
 	}
-	time.Sleep(10 * time.Millisecond)
+	close(stop)
+	late.Wait()
 	if n, err := unix.Read(in, b); err == nil {
 		t.Errorf("%d octets were written after the end", n)
 	}
-	close(stop)
-	late.Wait()
 }
